@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "flashvsr/flashvsr.h"
+
+#include "capi/settings.h"
+#include "frame/picture.h"
+#include "pipeline/device_list.h"
+#include "pipeline/pipeline.h"
+#include "stream/frame_stream.h"
+#include "torch_guard.h"
+#include "weights/builtin_model.h"
+
+#include <sys/resource.h>
+
+#include <chrono>
+#include <deque>
+#include <new>
+
+#define STRING(x) #x
+#define VERSION(major, minor, patch) STRING(major) "." STRING(minor) "." STRING(patch)
+
+static_assert(FLASHVSR_EAGAIN == -EAGAIN);
+
+using namespace flashvsr;
+
+namespace {
+
+Log make_log(const FlashVSRSettings &settings) {
+    if (!settings.log)
+        return {};
+    return Log([log = settings.log, opaque = settings.log_opaque](LogLevel level, const std::string &line) {
+        log(opaque, static_cast<int>(level), line.c_str());
+    });
+}
+
+} // namespace
+
+struct FlashVSRContext {
+    explicit FlashVSRContext(const FlashVSRSettings &settings) : log(make_log(settings)) {}
+
+    Log log;
+    std::string error;
+    Size input, output;
+    std::unique_ptr<Pipeline> pipeline;
+    int64_t model_bytes = 0;
+    std::deque<void *> opaques; ///< of the frames inside
+    int64_t frames_in = 0, frames_out = 0;
+    bool flushed = false;
+    std::chrono::steady_clock::time_point opened = std::chrono::steady_clock::now();
+};
+
+namespace {
+
+/// Run a body that throws; its failure becomes the context's sentence and the returned code.
+template <typename Body> int guarded(FlashVSRContext *ctx, Body &&body) noexcept {
+    try {
+        try {
+            const TorchGuard guard(ctx->log);
+            return body();
+        } catch (...) {
+            Error error = current_error();
+            ctx->error = error.what();
+            return -error.code();
+        }
+    } catch (...) {
+        return -ENOMEM; // not even the sentence could be kept
+    }
+}
+
+struct WorkTotals {
+    int64_t chunks = 0;
+    double busy_seconds = 0;
+};
+
+WorkTotals totals(const Pipeline &pipeline) {
+    WorkTotals sum;
+    for (const WorkerStats &worker : pipeline.stats()) {
+        sum.chunks += worker.chunks;
+        sum.busy_seconds += worker.busy_seconds;
+    }
+    return sum;
+}
+
+void open(FlashVSRContext &ctx, const FlashVSRSettings &settings) {
+    PipelineOptions options = pipeline_options(settings);
+    ctx.input = options.stream.input;
+    const std::vector<std::string> names = parse_devices(settings.device ? settings.device : "auto");
+
+    const bool builtin = !settings.model_dir || !*settings.model_dir;
+    const ModelWeights weights =
+        load_model_directory(builtin ? builtin_model_directory() : std::filesystem::path(settings.model_dir),
+                             wished_version(settings.version), ctx.log);
+    options.stream.color_fix =
+        wished_color_fix(settings.color_fix).value_or(weights.color_fix.value_or(ColorFix::adain));
+    const auto model = std::make_shared<const Model>(weights, Placement{});
+    ctx.model_bytes = model->bytes;
+    plan_tiles(options.stream, settings, weights.shape, host_memory());
+
+    std::vector<WorkerDevice> devices;
+    for (const std::string &name : names)
+        devices.push_back({name, model});
+    ctx.output = options.stream.output;
+    ctx.pipeline = make_pipeline(options, std::move(devices), ctx.log);
+
+    const StreamOptions &stream = options.stream;
+    const std::vector<Tile> grid = stream_grid(stream);
+    ctx.log(LogLevel::info, "model ", weights.name, " (version ", version_name(weights.version), ") on ",
+            settings.device ? settings.device : "auto", " in fp32: ", stream.input.width, "x", stream.input.height,
+            " to ", stream.output.width, "x", stream.output.height, ", ", grid.size(), " tile",
+            grid.size() == 1 ? "" : "s", " of ", grid.front().size.width, "x", grid.front().size.height, ", color fix ",
+            color_fix_name(stream.color_fix));
+}
+
+} // namespace
+
+extern "C" {
+
+void flashvsr_settings_default(FlashVSRSettings *settings) {
+    *settings = {};
+    settings->scale = 4;
+    settings->sparse_ratio = 2;
+    settings->kv_ratio = 3;
+    settings->local_range = 11;
+    settings->overlap = 10;
+    settings->tiled = FLASHVSR_TILED_AUTO;
+    settings->tile_size = 256;
+    settings->tile_overlap = 24;
+    settings->tile_batch = 1;
+}
+
+int flashvsr_output_size(const FlashVSRSettings *settings, int *width, int *height) {
+    try {
+        const Size size = output_size(*settings);
+        *width = static_cast<int>(size.width);
+        *height = static_cast<int>(size.height);
+        return 0;
+    } catch (const Error &error) {
+        return -error.code();
+    } catch (...) {
+        return -ENOMEM;
+    }
+}
+
+int flashvsr_delay(const FlashVSRSettings *settings) {
+    int width = 0, height = 0;
+    const int ret = flashvsr_output_size(settings, &width, &height);
+    return ret < 0 ? ret : static_cast<int>(schedule::first_frames_in);
+}
+
+int flashvsr_open(FlashVSRContext **ctx, const FlashVSRSettings *settings) {
+    *ctx = nullptr;
+    try {
+        *ctx = new FlashVSRContext(*settings);
+    } catch (...) {
+        return -ENOMEM;
+    }
+    return guarded(*ctx, [&] {
+        open(**ctx, *settings);
+        return 0;
+    });
+}
+
+int flashvsr_send_frame(FlashVSRContext *ctx, const FlashVSRFrame *frame) {
+    return guarded(ctx, [&] {
+        if (!ctx->pipeline)
+            fail(EINVAL, "the context was not opened");
+        if (!frame) {
+            ctx->flushed = true;
+            ctx->pipeline->flush();
+            return 0;
+        }
+        if (frame->width != ctx->input.width || frame->height != ctx->input.height)
+            fail(EINVAL, "frame ", ctx->frames_in, " is ", frame->width, "x", frame->height,
+                 ", the stream was opened for ", ctx->input.width, "x", ctx->input.height);
+        if (ctx->pipeline->full())
+            return FLASHVSR_EAGAIN;
+        ctx->opaques.push_back(frame->opaque);
+        try {
+            ctx->pipeline->send(std::make_shared<const HeldPicture>(*frame));
+        } catch (...) {
+            ctx->opaques.pop_back();
+            throw;
+        }
+        ctx->frames_in++;
+        return 0;
+    });
+}
+
+int flashvsr_receive_frame(FlashVSRContext *ctx, FlashVSRFrame *frame) {
+    return guarded(ctx, [&] {
+        if (!ctx->pipeline)
+            fail(EINVAL, "the context was not opened");
+        check_picture(*frame, static_cast<int>(ctx->output.width), static_cast<int>(ctx->output.height));
+        OutputPicture picture;
+        switch (ctx->pipeline->receive(picture)) {
+        case Pipeline::Received::send_more:
+            return FLASHVSR_EAGAIN;
+        case Pipeline::Received::end:
+            return FLASHVSR_END;
+        case Pipeline::Received::picture:
+            break;
+        }
+        tensor_to_picture(picture.pixels, *frame);
+        frame->index = picture.index;
+        frame->opaque = ctx->opaques.front();
+        ctx->opaques.pop_front();
+        ctx->frames_out++;
+        return 0;
+    });
+}
+
+const char *flashvsr_error(const FlashVSRContext *ctx) {
+    return ctx ? ctx->error.c_str() : "out of memory";
+}
+
+int flashvsr_stats(const FlashVSRContext *ctx, FlashVSRStats *stats) {
+    if (!ctx || !stats)
+        return -EINVAL;
+    *stats = {};
+    stats->frames_in = ctx->frames_in;
+    stats->frames_out = ctx->frames_out;
+    stats->model_bytes = ctx->model_bytes;
+    if (ctx->pipeline) {
+        const WorkTotals work = totals(*ctx->pipeline);
+        stats->chunks = work.chunks;
+        stats->busy_seconds = work.busy_seconds;
+    }
+    rusage usage{};
+    if (getrusage(RUSAGE_SELF, &usage) == 0)
+        stats->host_peak_bytes = static_cast<int64_t>(usage.ru_maxrss) * 1024;
+    return 0;
+}
+
+void flashvsr_close(FlashVSRContext **ctx) {
+    if (!ctx || !*ctx)
+        return;
+    FlashVSRContext *closing = *ctx;
+    *ctx = nullptr;
+    if (closing->pipeline && closing->frames_out > 0) {
+        guarded(closing, [&] {
+            const WorkTotals work = totals(*closing->pipeline);
+            const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - closing->opened;
+            closing->log(LogLevel::info, closing->frames_out, " frames in ", work.chunks, " chunks, ",
+                         static_cast<double>(closing->frames_out) / seconds.count(), " frames/s, the network at work ",
+                         100 * work.busy_seconds / seconds.count(), " % of the time");
+            return 0;
+        });
+    }
+    delete closing;
+}
+
+const char *flashvsr_version(void) {
+    return VERSION(FLASHVSR_VERSION_MAJOR, FLASHVSR_VERSION_MINOR, FLASHVSR_VERSION_PATCH);
+}
+
+} // extern "C"

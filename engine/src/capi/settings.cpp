@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "capi/settings.h"
+
+#include "error.h"
+#include "tiles/memory_model.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace flashvsr {
+
+namespace {
+
+SparseOptions sparse_options(const FlashVSRSettings &settings) {
+    if (!(settings.sparse_ratio > 0) || !std::isfinite(settings.sparse_ratio))
+        fail(EINVAL, "sparse_ratio ", settings.sparse_ratio, " is not above 0");
+    if (!(settings.kv_ratio >= 0) || !(settings.kv_ratio <= 1024))
+        fail(EINVAL, "kv_ratio ", settings.kv_ratio, " is not between 0 and 1024");
+    if (settings.local_range < 1)
+        fail(EINVAL, "local_range ", settings.local_range, " is not 1 or more");
+    return {settings.sparse_ratio, settings.kv_ratio, settings.local_range};
+}
+
+BatchOptions batch_options(const FlashVSRSettings &settings) {
+    if (settings.tile_batch < 1)
+        fail(EINVAL, "tile_batch ", settings.tile_batch, " is not 1 or more");
+    if (!(settings.vram_limit >= 0) || !std::isfinite(settings.vram_limit))
+        fail(EINVAL, "vram_limit ", settings.vram_limit, " is below 0");
+    BatchOptions options;
+    options.adaptive = settings.adaptive_batch != 0;
+    options.batch = settings.tile_batch;
+    // A fraction of what there is, or bytes.
+    options.limit = static_cast<int64_t>(settings.vram_limit <= 1
+                                             ? settings.vram_limit * static_cast<double>(host_memory().total)
+                                             : settings.vram_limit);
+    return options;
+}
+
+MultiGpu multi_gpu(int setting) {
+    switch (setting) {
+    case FLASHVSR_MULTI_GPU_OFF:
+        return MultiGpu::off;
+    case FLASHVSR_MULTI_GPU_FRAMES:
+        return MultiGpu::frames;
+    case FLASHVSR_MULTI_GPU_TILES:
+        return MultiGpu::tiles;
+    default:
+        fail(EINVAL, "multi_gpu ", setting, " is none of enum FlashVSRMultiGpu");
+    }
+}
+
+} // namespace
+
+PipelineOptions pipeline_options(const FlashVSRSettings &settings) {
+    PipelineOptions options;
+    options.stream.input = {settings.width, settings.height};
+    options.stream.output = output_size(settings);
+    options.stream.sparse = sparse_options(settings);
+    options.stream.seed = settings.seed;
+    if (settings.first_frame < 0)
+        fail(EINVAL, "first_frame ", settings.first_frame, " is below 0");
+    options.stream.first_frame = settings.first_frame;
+    options.stream.batch = batch_options(settings);
+    options.multi_gpu = multi_gpu(settings.multi_gpu);
+    if (settings.overlap < 0)
+        fail(EINVAL, "overlap ", settings.overlap, " is below 0");
+    options.overlap = settings.overlap;
+    if (settings.segment < 0 || (settings.segment > 0 && settings.segment < 2 * settings.overlap))
+        fail(EINVAL, "segment ", settings.segment, " is less than two overlaps of ", settings.overlap, " frames");
+    options.segment = settings.segment;
+    return options;
+}
+
+std::optional<Version> wished_version(int version) {
+    switch (version) {
+    case FLASHVSR_VERSION_AUTO:
+        return std::nullopt;
+    case FLASHVSR_VERSION_1:
+        return Version::v1;
+    case FLASHVSR_VERSION_1_1:
+        return Version::v1_1;
+    default:
+        fail(EINVAL, "version ", version, " is none of enum FlashVSRVersion");
+    }
+}
+
+std::optional<ColorFix> wished_color_fix(int color_fix) {
+    switch (color_fix) {
+    case FLASHVSR_COLOR_FIX_AUTO:
+        return std::nullopt;
+    case FLASHVSR_COLOR_FIX_NONE:
+        return ColorFix::none;
+    case FLASHVSR_COLOR_FIX_ADAIN:
+        return ColorFix::adain;
+    case FLASHVSR_COLOR_FIX_WAVELET:
+        return ColorFix::wavelet;
+    default:
+        fail(EINVAL, "color_fix ", color_fix, " is none of enum FlashVSRColorFix");
+    }
+}
+
+void plan_tiles(StreamOptions &stream, const FlashVSRSettings &settings, const NetworkShape &shape,
+                const DeviceMemory &memory) {
+    const double scale =
+        std::max(static_cast<double>(stream.output.width) / static_cast<double>(stream.input.width),
+                 static_cast<double>(stream.output.height) / static_cast<double>(stream.input.height));
+    const auto scaled = [&](int64_t side) { return std::lrint(static_cast<double>(side) * scale); };
+    if (settings.tile_overlap < 0)
+        fail(EINVAL, "tile_overlap ", settings.tile_overlap, " is below 0");
+    stream.tile_overlap = scaled(settings.tile_overlap);
+
+    switch (settings.tiled) {
+    case FLASHVSR_TILED_OFF:
+        return;
+    case FLASHVSR_TILED_ON:
+        if (settings.tile_size < 16 || settings.tile_size > FLASHVSR_MAX_SIZE)
+            fail(EINVAL, "tile_size ", settings.tile_size, " is not between 16 and ", FLASHVSR_MAX_SIZE);
+        if (settings.tile_size < 2 * settings.tile_overlap)
+            fail(EINVAL, "tile_size ", settings.tile_size, " is less than two overlaps of ", settings.tile_overlap,
+                 " pixels (tile_overlap)");
+        stream.tile = scaled(settings.tile_size);
+        return;
+    case FLASHVSR_TILED_AUTO: {
+        int64_t available = memory.free - BatchPlanner::margin_bytes;
+        if (stream.batch.limit > 0)
+            available = std::min(available, stream.batch.limit);
+        std::vector<int64_t> sides =
+            choose_tile_sizes(shape, target_size(stream.output), scale, settings.tile_overlap,
+                              stream.sparse.kv_groups(), static_cast<int64_t>(sizeof(float)), available);
+        std::transform(sides.begin(), sides.end(), sides.begin(), scaled);
+        stream.tile = sides.front();
+        stream.fallback_tiles.assign(sides.begin() + 1, sides.end());
+        return;
+    }
+    default:
+        fail(EINVAL, "tiled ", settings.tiled, " is none of enum FlashVSRTiled");
+    }
+}
+
+} // namespace flashvsr

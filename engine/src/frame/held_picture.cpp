@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "frame/held_picture.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace flashvsr {
+
+namespace {
+
+constexpr int planes = 3, green = 1;
+// One row and column in four: the measure is of whole pictures, not of details.
+constexpr int sample_step = 4;
+
+template <typename Sample> double sampled_difference(const FlashVSRFrame &a, const FlashVSRFrame &b) {
+    double sum = 0;
+    int64_t count = 0;
+    for (int y = 0; y < a.height; y += sample_step) {
+        const auto *row_a =
+            reinterpret_cast<const Sample *>(static_cast<const char *>(a.data[green]) + y * a.stride[green]);
+        const auto *row_b =
+            reinterpret_cast<const Sample *>(static_cast<const char *>(b.data[green]) + y * b.stride[green]);
+        for (int x = 0; x < a.width; x += sample_step, count++)
+            sum += std::abs(static_cast<double>(row_a[x]) - static_cast<double>(row_b[x]));
+    }
+    return sum / static_cast<double>(count);
+}
+
+} // namespace
+
+HeldPicture::HeldPicture(const FlashVSRFrame &frame) : frame_(frame) {
+    check_picture(frame, frame.width, frame.height);
+    const int64_t sample_bytes = frame.depth == 8 ? 1 : frame.depth == 32 ? 4 : 2;
+    const int64_t row_bytes = frame.width * sample_bytes;
+    bytes_.resize(planes * frame.height * row_bytes);
+    unsigned char *to = bytes_.data();
+    for (int plane = 0; plane < planes; plane++) {
+        frame_.data[plane] = to;
+        frame_.stride[plane] = row_bytes;
+        for (int y = 0; y < frame.height; y++, to += row_bytes)
+            std::memcpy(to, static_cast<const char *>(frame.data[plane]) + y * frame.stride[plane], row_bytes);
+    }
+}
+
+double HeldPicture::difference(const HeldPicture &other) const {
+    switch (frame_.depth) {
+    case 8:
+        return 100 * sampled_difference<uint8_t>(frame_, other.frame_) / 255;
+    case 32:
+        return 100 * sampled_difference<float>(frame_, other.frame_);
+    default:
+        return 100 * sampled_difference<uint16_t>(frame_, other.frame_) / ((1 << frame_.depth) - 1);
+    }
+}
+
+} // namespace flashvsr

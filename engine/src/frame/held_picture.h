@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "frame/picture.h"
+
+#include <memory>
+#include <vector>
+
+namespace flashvsr {
+
+/// A copy of a caller's picture in the caller's own depth, which is what waits for the network: a quarter of
+/// the bytes of floats for 8 bits. Immutable: any thread may use it.
+class HeldPicture {
+public:
+    /// @throws Error EINVAL as check_picture() does
+    explicit HeldPicture(const FlashVSRFrame &frame);
+
+    /// (3, height, width) in [-1, 1]
+    at::Tensor to_tensor() const { return picture_to_tensor(frame_); }
+
+    /// Mean absolute difference of the green planes, percent of white: how much of the picture changed.
+    double difference(const HeldPicture &other) const;
+
+private:
+    FlashVSRFrame frame_;
+    std::vector<unsigned char> bytes_;
+};
+
+using PicturePtr = std::shared_ptr<const HeldPicture>;
+
+} // namespace flashvsr

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "error.h"
+
+#include <functional>
+#include <mutex>
+
+namespace flashvsr {
+
+enum class LogLevel { error, warning, info, verbose, debug };
+
+/// Where one context's log lines go. Thread-safe: lines are handed on one at a time.
+class Log {
+public:
+    using Sink = std::function<void(LogLevel, const std::string &)>;
+
+    Log() = default;
+    explicit Log(Sink sink) : sink_(std::move(sink)) {}
+
+    template <typename... Args> void operator()(LogLevel level, const Args &...args) const {
+        if (!sink_)
+            return;
+        const std::string line = concat(args...);
+        const std::lock_guard lock(mutex_);
+        sink_(level, line);
+    }
+
+private:
+    Sink sink_;
+    mutable std::mutex mutex_;
+};
+
+} // namespace flashvsr

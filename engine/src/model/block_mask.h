@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "ops/block_lists.h"
+#include "ops/token_grid.h"
+
+#include <ATen/core/Tensor.h>
+
+namespace flashvsr {
+
+/// How much of the attention is kept, as published.
+struct SparseOptions {
+    double sparse_ratio = 2.0;
+    double kv_ratio = 3.0;
+    int64_t local_range = 11;
+
+    /// Groups after which the oldest leaves the K/V cache.
+    int64_t kv_groups() const { return static_cast<int64_t>(kv_ratio); }
+};
+
+/// Rank of the first value that is dropped, per (head, query group): trunc(n^2 * topk_ratio) - 1 with
+/// topk_ratio = sparse_ratio*768*1280/(H*W). SPEC.md 2 and 7.3.
+/// @throws Error EINVAL where nothing would be kept
+int64_t block_budget(double sparse_ratio, const TokenGrid &grid);
+
+/// Which blocks a block sees by distance: (n, n) bool, n = rows*cols. Block (ry,rx) sees (cy,cx) iff
+/// -(range/2) <= cy-ry < range - range/2, and the same in x.
+at::Tensor local_window_mask(int64_t rows, int64_t cols, int64_t local_range);
+
+/// Softmax over the key windows of the scaled products of pooled queries and keys; masked ones are 0.
+/// @param pooled_q (B, heads, query_windows, 128) fp32
+/// @param pooled_k (B, heads, key_windows, 128) fp32
+/// @param local    (n, n) bool, repeated over temporal groups
+/// @return (B, heads, query_windows, key_windows) fp32
+at::Tensor draft_probabilities(const at::Tensor &pooled_q, const at::Tensor &pooled_k,
+                               const at::Tensor &local);
+
+/// Keep what is greater than the (budget+1)-th largest value of its (batch, head, temporal query group).
+/// @param probabilities (B, heads, query_windows, key_windows)
+/// @param group_windows query windows of a temporal group
+/// @return bool, of the same shape
+at::Tensor select_blocks(const at::Tensor &probabilities, int64_t group_windows, int64_t budget);
+
+BlockLists to_block_lists(const at::Tensor &mask);
+
+} // namespace flashvsr

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace flashvsr {
+
+/// Mean and deviation of each frame's channels set to the style's: (x - mean)/std*std_s + mean_s,
+/// std = sqrt(biased variance + 1e-5), clamped to [-1, 1]. SPEC.md section 11.
+/// @param content, style (B, 3, T, H, W) in [-1, 1]
+at::Tensor adain(const at::Tensor &content, const at::Tensor &style);
+
+/// Low frequencies set to the style's: five levels of a dilated 3x3 binomial blur. As above.
+at::Tensor wavelet(const at::Tensor &content, const at::Tensor &style);
+
+} // namespace flashvsr

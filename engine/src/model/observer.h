@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "error.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <stop_token>
+#include <string_view>
+
+namespace flashvsr {
+
+/// What a run of the network lets in from outside: a listener for intermediate tensors, and a wish
+/// to stop. Default: nobody listens and nothing stops it.
+struct Observer {
+    /// Called with the name of an intermediate tensor (the names of the golden files) and the tensor,
+    /// which must not be changed. Empty: intermediates are not even computed where that costs.
+    std::function<void(std::string_view name, const at::Tensor &)> tensor;
+    std::stop_token stop;
+
+    bool listens() const { return static_cast<bool>(tensor); }
+
+    void operator()(std::string_view name, const at::Tensor &value) const {
+        if (tensor)
+            tensor(name, value);
+    }
+
+    /// Between layers: leave by an exception (ECANCELED) if a stop was asked for.
+    void check_stop() const {
+        if (stop.stop_requested())
+            fail(ECANCELED, "the work was cancelled");
+    }
+};
+
+} // namespace flashvsr

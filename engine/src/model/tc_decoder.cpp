@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "model/tc_decoder.h"
+
+#include <ATen/ATen.h>
+
+namespace flashvsr {
+
+namespace {
+
+constexpr int64_t frames_per_latent = 4, dropped_first_frames = 3, unshuffle = 8;
+
+/// (B, 3, 4T, 8h, 8w) -> (B, T, 768, h, w), channel = ((colour*4 + t)*8 + y)*8 + x.
+at::Tensor unshuffle_frames(const at::Tensor &frames) {
+    const int64_t batch = frames.size(0), groups = frames.size(2) / frames_per_latent,
+                  height = frames.size(3) / unshuffle, width = frames.size(4) / unshuffle;
+    return frames.view({batch, 3, groups, frames_per_latent, height, unshuffle, width, unshuffle})
+        .permute({0, 2, 1, 3, 5, 7, 4, 6})
+        .reshape({batch, groups, 3 * frames_per_latent * unshuffle * unshuffle, height, width});
+}
+
+/// A (B*n, ...) tensor frame by frame, as the golden files visit it.
+void report_frames(const Observer &observer, int64_t layer, const at::Tensor &x, int64_t batch,
+                   int64_t frames_per_visit = 1) {
+    if (!observer.listens())
+        return;
+    const std::string name = concat("layer", layer < 10 ? "0" : "", layer);
+    const int64_t visits = x.size(0) / batch / frames_per_visit;
+    std::vector<int64_t> shape = {batch, visits, frames_per_visit};
+    shape.insert(shape.end(), x.sizes().begin() + 1, x.sizes().end());
+    for (const at::Tensor &visit : x.view(shape).unbind(1))
+        observer(name, visit.flatten(0, 1));
+}
+
+} // namespace
+
+at::Tensor TcDecoder::Conv::operator()(const at::Tensor &x) const {
+    return at::conv2d(x, weight, bias, 1, weight.size(2) / 2);
+}
+
+TcDecoder::TcDecoder(const TensorMap &weights, const NetworkShape &shape, const Placement &place)
+    : place_(place) {
+    const auto conv = [&](const std::string &name) {
+        Conv result;
+        result.weight = place(weights.at(name + ".weight")).contiguous(at::MemoryFormat::ChannelsLast);
+        if (const auto bias = weights.find(name + ".bias"); bias != weights.end())
+            result.bias = place(bias->second);
+        return result;
+    };
+    // Two convolutions that the published loader leaves at their identity start where a file lacks them.
+    const auto conv_or_identity = [&](const std::string &name, int64_t channels) {
+        if (weights.contains(name + ".weight"))
+            return conv(name);
+        at::Tensor identity = at::zeros({channels, channels, 3, 3}, at::kFloat);
+        identity.select(2, 1).select(2, 1).copy_(at::eye(channels, at::kFloat));
+        return Conv{place(identity), {}};
+    };
+
+    input_ = conv("decoder.1");
+    input2_ = conv_or_identity("decoder.3", shape.decoder_channels[0]);
+    for (size_t i = 0; i < stages_.size(); i++) {
+        Stage &stage = stages_[i];
+        const size_t first = 5 + 6 * i;
+        for (size_t j = 0; j < stage.blocks.size(); j++)
+            for (size_t k = 0; k < 3; k++)
+                stage.blocks[j].convs[k] = conv(concat("decoder.", first + j, ".conv.", 2 * k));
+        stage.grow = conv(concat("decoder.", first + 4, ".conv"));
+        stage.conv = conv(concat("decoder.", first + 5));
+        stage.growth = i == 0 ? 1 : 2;
+    }
+    output1_ = conv_or_identity("decoder.24", shape.decoder_channels[3]);
+    output2_ = conv("decoder.26");
+}
+
+at::Tensor TcDecoder::run_stage(size_t index, at::Tensor x, int64_t batch, TcDecoderState &state,
+                                const Observer &observer) const {
+    const Stage &stage = stages_[index];
+    const int64_t first_layer = static_cast<int64_t>(5 + 6 * index);
+    for (size_t i = 0; i < stage.blocks.size(); i++) {
+        at::Tensor &memory = state.memory[3 * index + i];
+        // Frame t's past is frame t-1 as it came into this block.
+        const at::Tensor frames = x.view({batch, -1, x.size(1), x.size(2), x.size(3)});
+        const int64_t count = frames.size(1);
+        const at::Tensor before = memory.defined() ? memory : at::zeros_like(frames.select(1, 0));
+        const at::Tensor past =
+            count == 1 ? before
+                       : at::cat({before.unsqueeze(1), frames.narrow(1, 0, count - 1)}, 1).flatten(0, 1);
+        const auto &convs = stage.blocks[i].convs;
+        at::Tensor y = convs[0](at::cat({x, past}, 1)).relu_();
+        y = convs[1](y).relu_();
+        y = convs[2](y).add_(x).relu_();
+        memory = count == 1 ? x : frames.select(1, count - 1).clone();
+        x = y;
+        report_frames(observer, first_layer + static_cast<int64_t>(i), x, batch);
+        observer.check_stop();
+    }
+    // A 1x1 convolution commutes with nearest-neighbour upsampling: a quarter of the work before it.
+    x = stage.grow(x);
+    if (observer.listens())
+        report_frames(
+            observer, first_layer + 4,
+            at::upsample_nearest2d(x.contiguous().view({-1, x.size(1) / stage.growth, x.size(2), x.size(3)}),
+                                   {2 * x.size(2), 2 * x.size(3)}),
+            batch, stage.growth);
+    x = x.contiguous().view({x.size(0) * stage.growth, x.size(1) / stage.growth, x.size(2), x.size(3)});
+    x = stage.conv(at::upsample_nearest2d(x, {2 * x.size(2), 2 * x.size(3)}));
+    report_frames(observer, first_layer + 5, x, batch);
+    return x.contiguous();
+}
+
+at::Tensor TcDecoder::decode(const at::Tensor &latents, const at::Tensor &condition, TcDecoderState &state,
+                             const Observer &observer) const {
+    const int64_t batch = latents.size(0);
+    const bool first = state.first();
+    const int64_t missing = latents.size(2) * frames_per_latent - condition.size(2);
+    const at::Tensor frames = unshuffle_frames(
+        missing > 0 ? at::cat({condition.narrow(2, 0, 1).expand({-1, -1, missing, -1, -1}), condition}, 2)
+                    : condition);
+    observer("pixel_shuffle", frames);
+
+    TcDecoderState after = state;
+    std::vector<at::Tensor> decoded;
+    // One latent frame at a time: at full size its four frames are most of the memory there is.
+    for (int64_t t = 0; t < latents.size(2); t++) {
+        observer.check_stop();
+        at::Tensor x = at::cat({frames.select(1, t), latents.select(2, t)}, 1).div_(3).tanh_().mul_(3);
+        report_frames(observer, 0, x, batch);
+        x = input_(x).relu_();
+        report_frames(observer, 2, x, batch);
+        x = input2_(x).relu_().contiguous();
+        report_frames(observer, 4, x, batch);
+        for (size_t i = 0; i < stages_.size(); i++)
+            x = run_stage(i, x, batch, after, observer);
+        x = output1_(x.relu()).relu_();
+        report_frames(observer, 25, x, batch);
+        x = output2_(x).contiguous();
+        report_frames(observer, 26, x, batch);
+        decoded.push_back(x.view({batch, frames_per_latent, 3, x.size(2), x.size(3)}));
+    }
+    at::Tensor out = at::cat(decoded, 1);
+    if (first)
+        out = out.narrow(1, dropped_first_frames, out.size(1) - dropped_first_frames);
+    observer("out", out);
+    state = std::move(after);
+    return out.transpose(1, 2).mul(2).sub_(1);
+}
+
+} // namespace flashvsr

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "pipeline/pipeline.h"
+
+#include "pipeline/segment_pipeline.h"
+#include "pipeline/tile_pipeline.h"
+
+#include <algorithm>
+#include <thread>
+
+namespace flashvsr {
+
+int64_t processors_per_worker(const std::vector<WorkerDevice> &devices) {
+    const auto on_cpu = std::count_if(devices.begin(), devices.end(), [](const WorkerDevice &device) {
+        return device.model->placement.device.is_cpu();
+    });
+    return std::thread::hardware_concurrency() / std::max<int64_t>(1, on_cpu);
+}
+
+std::unique_ptr<Pipeline> make_pipeline(const PipelineOptions &options, std::vector<WorkerDevice> devices,
+                                        const Log &log) {
+    PipelineOptions chosen = options;
+    if (options.multi_gpu != MultiGpu::off && devices.size() < 2) {
+        log(LogLevel::warning, "multi_gpu needs two devices or more, there is one: ", devices.front().name);
+        chosen.multi_gpu = MultiGpu::off;
+    }
+    if (chosen.multi_gpu == MultiGpu::off)
+        devices.erase(devices.begin() + 1, devices.end());
+    if (chosen.multi_gpu == MultiGpu::tiles)
+        return std::make_unique<TilePipeline>(chosen, std::move(devices), log);
+    return std::make_unique<SegmentPipeline>(chosen, std::move(devices), log);
+}
+
+} // namespace flashvsr

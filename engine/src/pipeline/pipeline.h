@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "frame/held_picture.h"
+#include "log.h"
+#include "model/model.h"
+#include "stream/stream_options.h"
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace flashvsr {
+
+/// An output picture and the place of its input picture in the clip.
+struct OutputPicture {
+    int64_t index = 0;
+    at::Tensor pixels; ///< (3, H, W) in [-1, 1]
+};
+
+struct WorkerStats {
+    std::string device;
+    int64_t chunks = 0;
+    double busy_seconds = 0;
+    bool failed = false;
+};
+
+/// A device to work on: its name, the network on it (shared by workers of one device) and its memory.
+struct WorkerDevice {
+    std::string name;
+    std::shared_ptr<const Model> model;
+    MemoryProvider memory = host_memory;
+};
+
+enum class MultiGpu { off, frames, tiles };
+
+struct PipelineOptions {
+    StreamOptions stream;
+    MultiGpu multi_gpu = MultiGpu::off;
+    int64_t overlap = 10; ///< output frames that neighbouring segments share
+    int64_t segment = 0;  ///< frames of a segment; 0: one endless segment on one device, chosen for several
+    /// Called by a worker before each of its steps; what it throws is the worker's failure. For tests.
+    std::function<void(size_t worker, int64_t step)> before_step;
+};
+
+/// Pictures in, pictures out, in order, with threads that run the network between them. What waits on either
+/// side is bounded: a full side pushes back. One caller at a time. Destroying it stops the threads wherever
+/// they are.
+class Pipeline {
+public:
+    virtual ~Pipeline() = default;
+
+    /// Whether pictures must be taken before the next can be sent.
+    virtual bool full() const = 0;
+
+    /// Give the next picture; not while full().
+    /// @throws Error EINVAL after a flush, or what stopped the work
+    virtual void send(PicturePtr picture) = 0;
+
+    /// No more pictures will come.
+    virtual void flush() = 0;
+
+    enum class Received { picture, send_more, end };
+
+    /// Take the next picture; waits for one only while none can be sent.
+    /// @throws Error what stopped the work
+    virtual Received receive(OutputPicture &picture) = 0;
+
+    virtual std::vector<WorkerStats> stats() const = 0;
+};
+
+/// Processors for each worker: those of the machine, shared by the workers on the CPU.
+int64_t processors_per_worker(const std::vector<WorkerDevice> &devices);
+
+/// @param devices at least one; with one, multi_gpu has no effect but on `segment`
+std::unique_ptr<Pipeline> make_pipeline(const PipelineOptions &options, std::vector<WorkerDevice> devices,
+                                        const Log &log);
+
+} // namespace flashvsr

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "pipeline/tile_pipeline.h"
+
+#include "torch_guard.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <chrono>
+
+namespace flashvsr {
+
+namespace {
+
+constexpr size_t read_ahead = schedule::first_frames_in + schedule::frames_per_chunk;
+constexpr size_t output_low_water = schedule::frames_per_chunk;
+// One chunk that the last devices are still at, and one that the first begin.
+constexpr size_t chunks_under_way = 2;
+
+} // namespace
+
+TilePipeline::TilePipeline(const PipelineOptions &options, std::vector<WorkerDevice> devices, const Log &log)
+    : options_(options), devices_(std::move(devices)), log_(log), pictures_(options.stream),
+      grid_(stream_grid(options.stream)), feather_(grid_, pictures_.target()), stats_(devices_.size()) {
+    // Shares of whole batches, so that the batches are those of one device.
+    const auto batch = static_cast<size_t>(options.stream.batch.adaptive ? 1 : std::max<int64_t>(1, options.stream.batch.batch));
+    const size_t batches = (grid_.size() + batch - 1) / batch, workers = std::min(devices_.size(), batches);
+    for (size_t i = 0; i < workers; i++) {
+        const size_t first = i * batches / workers * batch,
+                     end = std::min(grid_.size(), (i + 1) * batches / workers * batch);
+        shares_.push_back({TileBatches(devices_[i].model, options.stream.sparse, grid_, first, end - first,
+                                       make_batch_planner(options.stream, grid_, *devices_[i].model,
+                                                          devices_[i].memory, log)),
+                           i});
+    }
+    log_(LogLevel::verbose, grid_.size(), " tiles of ", grid_.front().size.width, "x", grid_.front().size.height,
+         " output pixels on ", workers, " of ", devices_.size(), " devices");
+    for (size_t i = 0; i < devices_.size(); i++)
+        stats_[i].device = devices_[i].name;
+    threads_.emplace_back([this](const std::stop_token &stop) { read(stop); });
+    for (size_t i = 0; i < devices_.size(); i++)
+        threads_.emplace_back([this, i](const std::stop_token &stop) { work(i, stop); });
+}
+
+TilePipeline::~TilePipeline() {
+    for (std::jthread &thread : threads_)
+        thread.request_stop();
+}
+
+bool TilePipeline::full() const {
+    const std::lock_guard lock(mutex_);
+    return full_locked();
+}
+
+bool TilePipeline::full_locked() const {
+    return input_.size() >= read_ahead;
+}
+
+void TilePipeline::send(PicturePtr picture) {
+    const std::lock_guard lock(mutex_);
+    throw_failure();
+    if (flushed_)
+        fail(EINVAL, "a frame was sent after the flush");
+    input_.push_back(std::move(picture));
+    frames_in_++;
+    changed_.notify_all();
+}
+
+void TilePipeline::flush() {
+    const std::lock_guard lock(mutex_);
+    flushed_ = true;
+    changed_.notify_all();
+}
+
+Pipeline::Received TilePipeline::receive(OutputPicture &picture) {
+    std::unique_lock lock(mutex_);
+    const auto finished = [&] { return flushed_ && frames_out_ == frames_in_; };
+    changed_.wait(lock, [&] { return !output_.empty() || failure_ || finished() || (!flushed_ && !full_locked()); });
+    if (!output_.empty()) {
+        picture = {frames_out_++, std::move(output_.front())};
+        output_.pop_front();
+        changed_.notify_all();
+        return Received::picture;
+    }
+    throw_failure();
+    return finished() ? Received::end : Received::send_more;
+}
+
+std::vector<WorkerStats> TilePipeline::stats() const {
+    const std::lock_guard lock(mutex_);
+    return stats_;
+}
+
+void TilePipeline::throw_failure() const {
+    if (failure_)
+        throw Error(*failure_);
+}
+
+void TilePipeline::fail_with(const Error &error) {
+    const std::lock_guard lock(mutex_);
+    if (!failure_)
+        failure_ = error;
+    changed_.notify_all();
+}
+
+/// The reading thread: pictures to chunks, which every share then runs.
+void TilePipeline::read(const std::stop_token &stop) {
+    try {
+        const TorchGuard guard(log_);
+        for (;;) {
+            std::vector<PicturePtr> held;
+            {
+                std::unique_lock lock(mutex_);
+                const auto wanted = static_cast<size_t>(pictures_.frames_wanted());
+                const auto ready = [&] {
+                    return jobs_.size() < chunks_under_way && (flushed_ || input_.size() >= wanted);
+                };
+                if (!changed_.wait(lock, stop, ready))
+                    return;
+                const auto count = static_cast<ptrdiff_t>(std::min(wanted, input_.size()));
+                if (count == 0 && pictures_.frames_held() == 0)
+                    return;
+                held.assign(input_.begin(), input_.begin() + count);
+                input_.erase(input_.begin(), input_.begin() + count);
+                changed_.notify_all();
+            }
+            std::vector<at::Tensor> frames;
+            frames.reserve(held.size());
+            for (const PicturePtr &picture : held)
+                frames.push_back(picture->to_tensor());
+            PictureChunk chunk = pictures_.begin(frames);
+            const std::lock_guard lock(mutex_);
+            jobs_.push_back({std::move(chunk), std::vector<std::vector<TileOutput>>(shares_.size()), shares_.size()});
+            changed_.notify_all();
+        }
+    } catch (...) {
+        fail_with(current_error());
+    }
+}
+
+std::optional<size_t> TilePipeline::next_share(size_t worker) const {
+    std::optional<size_t> next;
+    for (size_t i = 0; i < shares_.size(); i++)
+        if (shares_[i].worker == worker && shares_[i].next_chunk < first_job_ + static_cast<int64_t>(jobs_.size()) &&
+            (!next || shares_[i].next_chunk < shares_[*next].next_chunk))
+            next = i;
+    return next;
+}
+
+void TilePipeline::work(size_t worker, const std::stop_token &stop) {
+    use_processors(processors_per_worker(devices_));
+    try {
+        const TorchGuard guard(log_);
+        for (;;) {
+            size_t share = 0;
+            Job *job = nullptr;
+            {
+                std::unique_lock lock(mutex_);
+                if (!changed_.wait(lock, stop, [&] { return next_share(worker).has_value(); }))
+                    return;
+                share = *next_share(worker);
+                // A deque's elements stay where they are while others come and go at its ends.
+                job = &jobs_[shares_[share].next_chunk - first_job_];
+            }
+            run(worker, share, *job, stop);
+        }
+    } catch (...) {
+        const Error error = current_error();
+        if (!stop.stop_requested())
+            worker_failed(worker, error);
+    }
+}
+
+void TilePipeline::run(size_t worker, size_t share, Job &job, const std::stop_token &stop) {
+    int64_t step = 0;
+    {
+        const std::lock_guard lock(mutex_);
+        step = stats_[worker].chunks;
+    }
+    if (options_.before_step)
+        options_.before_step(worker, step);
+
+    Observer observer;
+    observer.stop = stop;
+    const auto start = std::chrono::steady_clock::now();
+    shares_[share].tiles.step(
+        job.chunk, [&](const TileOutput &output) { job.outputs[share].push_back(output); }, observer);
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+
+    bool last = false;
+    {
+        const std::lock_guard lock(mutex_);
+        stats_[worker].chunks++;
+        stats_[worker].busy_seconds += seconds.count();
+        shares_[share].next_chunk++;
+        last = --job.shares_left == 0;
+        changed_.notify_all();
+    }
+    if (last)
+        finish(job, stop);
+}
+
+/// Blend a chunk's tiles in the grid's order and give its pictures out. Shares run chunks in order, so the
+/// oldest chunk is always the first to be complete.
+void TilePipeline::finish(Job &job, const std::stop_token &stop) {
+    at::Tensor picture;
+    for (const auto &outputs : job.outputs)
+        for (const TileOutput &output : outputs)
+            feather_.accumulate(picture, output, job.chunk.condition);
+    std::vector<at::Tensor> pictures = pictures_.finish(job.chunk, picture);
+
+    std::unique_lock lock(mutex_);
+    const auto turn = [&] { return &jobs_.front() == &job && output_.size() <= output_low_water; };
+    if (!changed_.wait(lock, stop, turn))
+        return;
+    for (at::Tensor &pixels : pictures)
+        output_.push_back(std::move(pixels));
+    jobs_.pop_front();
+    first_job_++;
+    changed_.notify_all();
+}
+
+void TilePipeline::worker_failed(size_t worker, const Error &error) {
+    const std::lock_guard lock(mutex_);
+    stats_[worker].failed = true;
+    const auto other = std::find_if(stats_.begin(), stats_.end(), [](const WorkerStats &s) { return !s.failed; });
+    if (other == stats_.end()) {
+        if (!failure_)
+            failure_ = error;
+    } else {
+        const auto heir = static_cast<size_t>(other - stats_.begin());
+        for (Share &share : shares_)
+            if (share.worker == worker)
+                share.worker = heir;
+        log_(LogLevel::warning, "device ", devices_[worker].name, " failed (", error.what(), "): its tiles go on on ",
+             devices_[heir].name);
+    }
+    changed_.notify_all();
+}
+
+} // namespace flashvsr

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "stream/chunk_pictures.h"
+
+#include "frame/noise.h"
+#include "model/color_fix.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+namespace flashvsr {
+
+namespace {
+
+constexpr int64_t latent_pixels = 8, frames_per_latent = 4;
+
+at::Tensor fix_color(ColorFix color_fix, const at::Tensor &content, const at::Tensor &style) {
+    switch (color_fix) {
+    case ColorFix::adain:
+        return adain(content, style);
+    case ColorFix::wavelet:
+        return wavelet(content, style);
+    case ColorFix::none:
+        break;
+    }
+    return content.clamp(-1, 1);
+}
+
+} // namespace
+
+ChunkPictures::ChunkPictures(const StreamOptions &options) : options_(options), target_(target_size(options.output)) {}
+
+at::Tensor ChunkPictures::low_quality(std::span<const at::Tensor> frames) const {
+    at::Tensor result = at::empty({3, static_cast<int64_t>(frames.size()), target_.height, target_.width}, at::kFloat);
+    for (size_t i = 0; i < frames.size(); i++) {
+        const at::Tensor slot = result.select(1, static_cast<int64_t>(i));
+        // The end's copies of one picture need no second upscaling.
+        if (i > 0 && frames[i].is_same(frames[i - 1]))
+            slot.copy_(result.select(1, static_cast<int64_t>(i) - 1));
+        else
+            slot.copy_(pad_to(upscale_bicubic(frames[i], options_.output.height, options_.output.width),
+                              target_.height, target_.width));
+    }
+    return result;
+}
+
+PictureChunk ChunkPictures::begin(std::span<const at::Tensor> frames) {
+    std::vector<at::Tensor> all(frames.begin(), frames.end());
+    all.resize(frames_wanted(), all.empty() ? last_ : all.back());
+
+    PictureChunk chunk;
+    chunk.index = chunk_;
+    chunk.low_quality = low_quality(all);
+    // A latent frame holds four pictures, the clip's first holds one: position in the whole clip, rounded up.
+    const int64_t first_latent =
+        (options_.first_frame + frames_per_latent - 1) / frames_per_latent + schedule::first_latent(chunk_);
+    chunk.noise = position_noise(options_.seed, first_latent, schedule::latents(chunk_),
+                                 {0, 0, target_.height / latent_pixels, target_.width / latent_pixels});
+    const int64_t ready = chunk.low_quality.size(1) - schedule::look_ahead;
+    const at::Tensor now = chunk.low_quality.narrow(1, 0, ready);
+    chunk.condition = look_ahead_.defined() ? at::cat({look_ahead_, now}, 1) : now;
+
+    look_ahead_ = chunk.low_quality.narrow(1, ready, schedule::look_ahead).clone();
+    last_ = all.back();
+    frames_in_ += static_cast<int64_t>(frames.size());
+    chunk.pictures = std::min(schedule::frames_out(chunk_), frames_in_ - frames_out_);
+    frames_out_ += chunk.pictures;
+    chunk_++;
+    return chunk;
+}
+
+std::vector<at::Tensor> ChunkPictures::finish(const PictureChunk &chunk, const at::Tensor &frames) const {
+    // Statistics of the picture itself: the padding is cropped before the colours are fixed.
+    const auto crop = [&](const at::Tensor &x) {
+        return x.narrow(1, 0, chunk.pictures)
+            .narrow(2, 0, options_.output.height)
+            .narrow(3, 0, options_.output.width)
+            .unsqueeze(0);
+    };
+    return fix_color(options_.color_fix, crop(frames), crop(chunk.condition)).squeeze(0).unbind(1);
+}
+
+} // namespace flashvsr

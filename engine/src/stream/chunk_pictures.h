@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "frame/upscale.h"
+#include "stream/chunk_schedule.h"
+#include "stream/stream_options.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <span>
+#include <vector>
+
+namespace flashvsr {
+
+/// A chunk of whole pictures as the network takes them, before it is cut into tiles.
+struct PictureChunk {
+    int64_t index = 0;      ///< chunks of the stream before it
+    at::Tensor low_quality; ///< (3, 25 or 8, target height, target width), upscaled and padded
+    at::Tensor noise;       ///< (16, 6 or 2, target height / 8, target width / 8)
+    at::Tensor condition;   ///< (3, 21 or 8, target height, target width), low quality of the output's indices
+    int64_t pictures = 0;   ///< how many of the output's frames are of real pictures
+};
+
+/// The picture side of a stream: pictures to chunks and the network's frames back to pictures. It counts frames
+/// and pads the clip's end; it knows no network and no tiles. N pictures in, N pictures out.
+class ChunkPictures {
+public:
+    explicit ChunkPictures(const StreamOptions &options);
+
+    /// Size the network runs at.
+    Size target() const { return target_; }
+
+    /// Pictures that the next chunk takes, unless they are the clip's last.
+    int64_t frames_wanted() const { return schedule::frames_in(chunk_); }
+
+    /// Pictures that were given and are in no chunk's output yet.
+    int64_t frames_held() const { return frames_in_ - frames_out_; }
+
+    /// Start the next chunk.
+    /// @param frames (3, h, w) in [-1, 1]; frames_wanted() of them, or fewer, even none, at the clip's end: the
+    ///               last picture is repeated, and what is made of its copies is dropped
+    PictureChunk begin(std::span<const at::Tensor> frames);
+
+    /// Crop and colour fix what the network made of a chunk.
+    /// @param frames (3, 21 or 8, target height, target width)
+    /// @return chunk.pictures pictures, (3, H, W) in [-1, 1]
+    std::vector<at::Tensor> finish(const PictureChunk &chunk, const at::Tensor &frames) const;
+
+private:
+    at::Tensor low_quality(std::span<const at::Tensor> frames) const;
+
+    StreamOptions options_;
+    Size target_;
+    int64_t chunk_ = 0, frames_in_ = 0, frames_out_ = 0;
+    at::Tensor look_ahead_; ///< (3, 4, target height, target width)
+    at::Tensor last_;       ///< (3, h, w) the last picture given
+};
+
+} // namespace flashvsr

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "stream/tile_batches.h"
+
+namespace flashvsr {
+
+/// A run of consecutive pictures through the network on one device: upscaled, padded, cut into tiles, run chunk
+/// by chunk, blended, cropped, colour fixed. N pictures in, N pictures out. Not thread-safe; the model may be
+/// shared.
+class FrameStream {
+public:
+    /// @throws Error EINVAL where the options keep no attention at this size
+    FrameStream(std::shared_ptr<const Model> model, const StreamOptions &options, MemoryProvider memory,
+                const Log &log);
+
+    int64_t frames_wanted() const { return pictures_.frames_wanted(); }
+    int64_t frames_held() const { return pictures_.frames_held(); }
+
+    /// Run the next chunk. After an exception the stream is of no use.
+    /// @param frames as ChunkPictures::begin()
+    /// @return the next pictures, (3, H, W) in [-1, 1]
+    std::vector<at::Tensor> step(std::span<const at::Tensor> frames, const Observer &observer = {});
+
+private:
+    /// A grid, how its tiles are blended, and their streams.
+    struct Tiling {
+        std::vector<Tile> grid;
+        Feather feather;
+        TileBatches batches;
+    };
+    Tiling make_tiling() const;
+    at::Tensor run(const PictureChunk &chunk, const Observer &observer);
+
+    std::shared_ptr<const Model> model_;
+    StreamOptions options_;
+    MemoryProvider memory_;
+    const Log &log_;
+    ChunkPictures pictures_;
+    std::unique_ptr<Tiling> tiling_;
+};
+
+/// The tiles of a stream's pictures.
+/// @throws Error EINVAL where the options keep no attention at the tiles' size
+std::vector<Tile> stream_grid(const StreamOptions &options);
+
+/// The planner of a device that runs tiles of that grid.
+BatchPlanner make_batch_planner(const StreamOptions &options, const std::vector<Tile> &grid, const Model &model,
+                                MemoryProvider memory, const Log &log);
+
+} // namespace flashvsr

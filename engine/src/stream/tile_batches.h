@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "stream/chunk_pictures.h"
+#include "stream/chunk_step.h"
+#include "tiles/batch_planner.h"
+#include "tiles/tile_grid.h"
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+namespace flashvsr {
+
+/// A run of a grid's tiles on one device, each with its own stream, in batches whose size the planner sets. A
+/// batch that runs out of memory leaves its streams as they were and is run again as smaller ones.
+class TileBatches {
+public:
+    /// @param first, count the tiles of the grid that are run here
+    TileBatches(std::shared_ptr<const Model> model, const SparseOptions &sparse, const std::vector<Tile> &grid,
+                size_t first, size_t count, BatchPlanner planner);
+
+    /// Run a chunk on every tile; `done` is called batch by batch, in the grid's order. After an exception the
+    /// call may be repeated with the same chunk: it goes on with the batch that failed.
+    /// @throws Error ENOMEM where one tile alone does not fit
+    void step(const PictureChunk &chunk, const std::function<void(const TileOutput &)> &done,
+              const Observer &observer = {});
+
+private:
+    struct Batch {
+        size_t first, count;
+        StreamState state;
+    };
+
+    void resize(size_t index, size_t count);
+    at::Tensor run(Batch &batch, const PictureChunk &chunk, const Observer &observer) const;
+
+    std::shared_ptr<const Model> model_;
+    SparseOptions sparse_;
+    std::vector<Tile> grid_;
+    BatchPlanner planner_;
+    std::vector<Batch> batches_;
+    size_t next_ = 0; ///< batch of the chunk that is run next
+};
+
+} // namespace flashvsr

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "tiles/batch_planner.h"
+
+#include "stream/chunk_schedule.h"
+
+#include <algorithm>
+#include <fstream>
+#include <string>
+
+namespace flashvsr {
+
+namespace {
+
+constexpr int64_t estimate_factor = 13, colours = 3;
+
+int64_t mebibytes(int64_t bytes) { return bytes >> 20; }
+
+} // namespace
+
+DeviceMemory host_memory() {
+    DeviceMemory memory;
+    std::ifstream file("/proc/meminfo");
+    std::string name, unit;
+    for (int64_t value = 0; file >> name >> value && std::getline(file, unit);) {
+        if (name == "MemTotal:")
+            memory.total = value << 10;
+        else if (name == "MemAvailable:")
+            memory.free = value << 10;
+    }
+    return memory;
+}
+
+BatchPlanner::BatchPlanner(const BatchOptions &options, int64_t tile_pixels, int64_t value_bytes, MemoryProvider memory,
+                           const Log &log)
+    : options_(options),
+      tile_bytes_(tile_pixels * schedule::frames_per_chunk * colours * value_bytes * estimate_factor),
+      memory_(std::move(memory)), log_(log) {
+    if (options_.adaptive)
+        review();
+    else
+        batch_ = std::max<int64_t>(1, options_.batch);
+}
+
+int64_t BatchPlanner::usable_bytes() const {
+    const DeviceMemory memory = memory_();
+    int64_t usable = memory.free - margin_bytes;
+    if (options_.limit > 0)
+        usable = std::min(usable, options_.limit - (memory.total - memory.free));
+    return std::max<int64_t>(0, usable);
+}
+
+void BatchPlanner::review() {
+    const int64_t usable = usable_bytes();
+    const int64_t batch = std::clamp<int64_t>(usable / tile_bytes_, 1, ceiling_);
+    if (batch != batch_)
+        log_(LogLevel::verbose, "tile batch ", batch_, " -> ", batch, ": ", mebibytes(usable), " MiB usable, ",
+             mebibytes(tile_bytes_), " MiB a tile (", seen_ ? "seen" : "estimated", ")");
+    batch_ = batch;
+}
+
+void BatchPlanner::succeeded(int64_t tiles, int64_t bytes) {
+    batches_++;
+    if (!options_.adaptive)
+        return;
+    if (bytes > 0) {
+        const int64_t tile_bytes = std::max<int64_t>(1, bytes / tiles);
+        tile_bytes_ = seen_ ? std::max(tile_bytes_, tile_bytes) : tile_bytes;
+        seen_ = true;
+    }
+    if (batches_ % review_interval == 0)
+        review();
+}
+
+bool BatchPlanner::out_of_memory(int64_t tiles) {
+    if (tiles <= 1)
+        return false;
+    const DeviceMemory memory = memory_();
+    // What did not fit now is not tried again.
+    ceiling_ = std::max<int64_t>(1, tiles / 2);
+    batch_ = std::min(batch_, ceiling_);
+    log_(LogLevel::warning, "out of memory with ", tiles, " tiles in a batch, ", mebibytes(memory.free), " of ",
+         mebibytes(memory.total), " MiB free: going on with ", batch_);
+    return true;
+}
+
+} // namespace flashvsr

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "log.h"
+
+#include <cstdint>
+#include <functional>
+
+namespace flashvsr {
+
+/// Bytes of a device's memory.
+struct DeviceMemory {
+    int64_t free = 0, total = 0;
+};
+
+/// Asked for a device's memory; tests put their own in place of the device's.
+using MemoryProvider = std::function<DeviceMemory()>;
+
+/// The machine's memory that programs can still have, as the system counts it.
+DeviceMemory host_memory();
+
+struct BatchOptions {
+    bool adaptive = false;
+    int64_t batch = 1;     ///< tiles in a step when not adaptive
+    int64_t limit = 0;     ///< most bytes of the device to use; 0: all but the margin
+};
+
+/// How many tiles go through a model step together. Not thread-safe.
+///
+/// Adaptive: 1 to 8 from free memory less a margin of 2 GiB, divided by what a tile takes: at first
+/// side^2 * frames * 3 * bytes * 13, then the most a tile was seen to take. Looked at again every 5 batches; halved
+/// when memory runs out. Every change is logged with its numbers.
+class BatchPlanner {
+public:
+    static constexpr int64_t max_batch = 8, review_interval = 5;
+    static constexpr int64_t margin_bytes = int64_t{2} << 30;
+
+    /// @param tile_pixels  output pixels of a tile
+    /// @param value_bytes  bytes of a value in the model's precision
+    BatchPlanner(const BatchOptions &options, int64_t tile_pixels, int64_t value_bytes, MemoryProvider memory,
+                 const Log &log);
+
+    /// Tiles of the next batch, at least 1.
+    int64_t batch() const { return batch_; }
+
+    /// A batch of `tiles` went through and took `bytes` of memory above what was in use before (0: not known).
+    void succeeded(int64_t tiles, int64_t bytes);
+
+    /// A batch of `tiles` ran out of memory: the next is half as large.
+    /// @return false if it was of one tile, and nothing smaller is left
+    bool out_of_memory(int64_t tiles);
+
+private:
+    void review();
+    int64_t usable_bytes() const;
+
+    BatchOptions options_;
+    int64_t tile_bytes_;      ///< what a tile is taken to need
+    bool seen_ = false;       ///< tile_bytes_ was measured
+    MemoryProvider memory_;
+    const Log &log_;
+    int64_t batch_ = 1, ceiling_ = max_batch, batches_ = 0;
+};
+
+} // namespace flashvsr

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "torch_guard.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <new>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace flashvsr {
+
+void use_processors([[maybe_unused]] int64_t count) {
+    // What the environment allows (OMP_NUM_THREADS), asked for first: asking sets it for this thread.
+    [[maybe_unused]] const int64_t allowed = at::get_num_threads();
+#ifdef _OPENMP
+    omp_set_num_threads(static_cast<int>(std::clamp<int64_t>(count, 1, allowed)));
+#endif
+}
+
+Error current_error() {
+    try {
+        throw;
+    } catch (const Error &error) {
+        return error;
+    } catch (const std::bad_alloc &) {
+        return {ENOMEM, "out of memory"};
+    } catch (const c10::Error &error) {
+        // The first line of the message; what follows is a back-trace.
+        std::string sentence = error.what_without_backtrace();
+        sentence = sentence.substr(0, sentence.find('\n'));
+        // A CPU allocation that fails is no c10::OutOfMemoryError.
+        const bool memory = dynamic_cast<const c10::OutOfMemoryError *>(&error) != nullptr ||
+                            sentence.find("can't allocate memory") != std::string::npos;
+        return {memory ? ENOMEM : EIO, sentence};
+    } catch (const std::exception &error) {
+        return {EIO, error.what()};
+    } catch (...) {
+        return {EIO, "an unknown failure"};
+    }
+}
+
+} // namespace flashvsr

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "pipeline/segment_planner.h"
+#include "pipeline_support.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <random>
+#include <thread>
+
+namespace flashvsr {
+namespace {
+
+using test::difference;
+
+constexpr Size input_size = {8, 6};
+
+std::vector<Segment> plan(int64_t frames, int64_t length, int64_t overlap, const std::vector<int64_t> &cuts = {}) {
+    SegmentPlanner planner(length, overlap);
+    std::vector<Segment> segments;
+    for (int64_t i = 0; i < frames; i++) {
+        const bool cut = std::find(cuts.begin(), cuts.end(), i) != cuts.end();
+        if (const auto begun = planner.begin_at(i, cut, segments.empty() ? nullptr : &segments.back()))
+            segments.push_back(*begun);
+    }
+    if (segments.size() > 1 && segments.back().fade > 0 && frames <= segments[segments.size() - 2].end)
+        segments.pop_back();
+    for (Segment &segment : segments)
+        segment.end = std::min(segment.end, frames);
+    return segments;
+}
+
+TEST(SegmentPlanner, NeighboursShareTheOverlapAndNothingIsLeftOut) {
+    for (const int64_t overlap : {0, 1, 10, 25})
+        for (const int64_t length : {2 * overlap + 1, 2 * overlap + 30, int64_t{100}})
+            for (int64_t frames = 1; frames < 300; frames += 7) {
+                const std::vector<Segment> segments = plan(frames, length, overlap);
+                EXPECT_EQ(segments.front().begin, 0);
+                EXPECT_EQ(segments.back().end, frames);
+                for (size_t i = 1; i < segments.size(); i++) {
+                    EXPECT_EQ(segments[i].begin, segments[i - 1].end - overlap);
+                    EXPECT_EQ(segments[i].fade, overlap);
+                    EXPECT_GT(segments[i].end, segments[i - 1].end);
+                }
+            }
+}
+
+TEST(SegmentPlanner, EndsAtASceneCutThatIsNear) {
+    const std::vector<Segment> segments = plan(200, 60, 10, {45, 60});
+    EXPECT_EQ(segments[0].end, 45);
+    EXPECT_TRUE(segments[0].ends_at_cut);
+    EXPECT_EQ(segments[1].begin, 45);
+    EXPECT_EQ(segments[1].fade, 0);
+    EXPECT_EQ(segments[1].end, 105) << "a cut early in a segment changes nothing";
+}
+
+TEST(SegmentPlanner, RefusesSegmentsShorterThanTwoOverlaps) {
+    EXPECT_THROW(SegmentPlanner(19, 10), Error);
+    EXPECT_NO_THROW(SegmentPlanner(20, 10));
+}
+
+TEST(SegmentPlanner, ChosenLengthsKeepLatentsAlignedAndFollowMemory) {
+    for (const int64_t overlap : {0, 1, 10, 25}) {
+        int64_t before = 1000;
+        for (const int64_t free_gib : {1000, 100, 10, 1, 0}) {
+            const int64_t length = choose_segment_length(overlap, 2, int64_t{3} << 25, free_gib << 30);
+            EXPECT_EQ((length - overlap) % 4, 0);
+            EXPECT_GE(length, 2 * overlap);
+            EXPECT_LE(length, before);
+            before = length;
+        }
+    }
+}
+
+/// What segments are to give: each frame its own segment's stream, the overlaps mixed linearly.
+std::vector<at::Tensor> expected_segments(const PipelineOptions &options, const std::vector<PicturePtr> &pictures,
+                                          const std::vector<Segment> &segments) {
+    std::vector<at::Tensor> all(pictures.size());
+    for (const Segment &segment : segments) {
+        const auto frames = static_cast<int64_t>(pictures.size());
+        const int64_t read = segment.ends_at_cut ? segment.end : std::min(frames, segment.end + schedule::look_ahead);
+        const std::vector<at::Tensor> own =
+            test::run_stream(options.stream, pictures, segment.begin, read, segment.end - segment.begin);
+        for (int64_t i = segment.begin; i < segment.end; i++) {
+            const at::Tensor &pixels = own[i - segment.begin];
+            const double weight = static_cast<double>(i - segment.begin + 1) / static_cast<double>(segment.fade + 1);
+            all[i] = i < segment.begin + segment.fade ? all[i] * (1 - weight) + pixels * weight : pixels;
+        }
+    }
+    return all;
+}
+
+void expect_segments(const std::vector<at::Tensor> &got, const std::vector<at::Tensor> &expected,
+                     const std::vector<Segment> &segments) {
+    ASSERT_EQ(got.size(), expected.size());
+    for (size_t i = 0; i < got.size(); i++) {
+        const auto frame = static_cast<int64_t>(i);
+        const bool mixed = std::any_of(segments.begin(), segments.end(), [&](const Segment &s) {
+            return frame >= s.begin && frame < s.begin + s.fade;
+        });
+        if (mixed)
+            EXPECT_LE(difference(got[i], expected[i]), 1e-6) << "frame " << i;
+        else
+            EXPECT_TRUE(at::equal(got[i], expected[i])) << "frame " << i;
+    }
+}
+
+TEST(SegmentPipeline, EveryFrameIsItsSegmentsOrTheLinearMix) {
+    const c10::InferenceMode guard;
+    const Log log;
+    for (const auto &[frames, length, overlap, workers] :
+         {std::tuple<int64_t, int64_t, int64_t, size_t>{75, 30, 10, 2}, {75, 30, 0, 3}, {60, 21, 1, 2}, {130, 60, 25, 3},
+          {31, 30, 10, 2}, {30, 30, 10, 2}, {20, 30, 10, 3}}) {
+        PipelineOptions options;
+        options.stream = test::stream_options(input_size);
+        options.multi_gpu = MultiGpu::frames;
+        options.overlap = overlap;
+        options.segment = length;
+        const std::vector<PicturePtr> pictures = test::moving_pictures(input_size, frames);
+        const std::vector<Segment> segments = plan(frames, length, overlap);
+        SCOPED_TRACE(concat(frames, " frames, segments of ", length, " overlap ", overlap));
+        expect_segments(test::run_pipeline(options, workers, pictures, log),
+                        expected_segments(options, pictures, segments), segments);
+    }
+}
+
+TEST(SegmentPipeline, CutsAtScenesNeedNoMix) {
+    const c10::InferenceMode guard;
+    const Log log;
+    PipelineOptions options;
+    options.stream = test::stream_options(input_size);
+    options.multi_gpu = MultiGpu::frames;
+    options.segment = 40;
+    const std::vector<PicturePtr> pictures = test::moving_pictures(input_size, 90, {26});
+    const std::vector<Segment> segments = plan(90, 40, 10, {26});
+    ASSERT_EQ(segments[0].end, 26);
+    expect_segments(test::run_pipeline(options, 2, pictures, log), expected_segments(options, pictures, segments),
+                    segments);
+}
+
+TEST(SegmentPipeline, EveryLengthComesBackWholeFromSeveralWorkers) {
+    const c10::InferenceMode guard;
+    const Log log;
+    PipelineOptions options;
+    options.stream = test::stream_options(input_size);
+    options.multi_gpu = MultiGpu::frames;
+    options.segment = 22;
+    for (int64_t frames = 0; frames <= 60; frames += 3)
+        EXPECT_EQ(test::run_pipeline(options, 2, test::moving_pictures(input_size, frames), log).size(),
+                  static_cast<size_t>(frames));
+}
+
+TEST(SegmentPipeline, OneEndlessSegmentEqualsItsStream) {
+    const c10::InferenceMode guard;
+    const Log log;
+    PipelineOptions options;
+    options.stream = test::stream_options(input_size);
+    for (const int64_t frames : {1, 20, 21, 22, 25, 29, 61}) {
+        const std::vector<PicturePtr> pictures = test::moving_pictures(input_size, frames);
+        const auto got = test::run_pipeline(options, 1, pictures, log);
+        const auto expected = test::run_stream(options.stream, pictures, 0, frames, frames);
+        ASSERT_EQ(got.size(), expected.size());
+        for (size_t i = 0; i < got.size(); i++)
+            EXPECT_TRUE(at::equal(got[i], expected[i])) << "frame " << i;
+    }
+}
+
+/// Options for a failure of one worker, at its given step, once.
+PipelineOptions failing_once(PipelineOptions options, size_t worker, int64_t step) {
+    auto failed = std::make_shared<std::atomic<bool>>(false);
+    options.before_step = [=](size_t w, int64_t s) {
+        if (w == worker && s == step && !failed->exchange(true))
+            fail(EIO, "injected");
+    };
+    return options;
+}
+
+TEST(Faults, AWorkerThatFailsAtAnyStepChangesNothing) {
+    const c10::InferenceMode guard;
+    const std::vector<PicturePtr> pictures = test::moving_pictures(input_size, 90);
+    PipelineOptions frames;
+    frames.stream = test::stream_options(input_size);
+    frames.multi_gpu = MultiGpu::frames;
+    frames.segment = 28;
+    PipelineOptions tiles = frames;
+    tiles.stream = test::stream_options({70, 40});
+    tiles.stream.tile = 128;
+    tiles.stream.tile_overlap = 16;
+    tiles.multi_gpu = MultiGpu::tiles;
+    const std::vector<PicturePtr> larger = test::moving_pictures({70, 40}, 30);
+
+    for (const auto &[options, clip] : {std::pair{frames, pictures}, std::pair{tiles, larger}}) {
+        const auto expected = test::run_pipeline(options, 2, clip, Log());
+        for (const size_t worker : {0U, 1U})
+            for (int64_t step = 0; step < 8; step++) {
+                std::atomic<int> warnings = 0;
+                const Log log([&](LogLevel level, const std::string &) { warnings += level == LogLevel::warning; });
+                const auto got = test::run_pipeline(failing_once(options, worker, step), 2, clip, log);
+                EXPECT_LE(warnings, 1);
+                ASSERT_EQ(got.size(), expected.size());
+                for (size_t i = 0; i < got.size(); i++)
+                    ASSERT_TRUE(at::equal(got[i], expected[i])) << "frame " << i << " worker " << worker << " step " << step;
+            }
+    }
+}
+
+TEST(Faults, WhenNoWorkerIsLeftTheErrorComesOut) {
+    const Log log;
+    for (const MultiGpu mode : {MultiGpu::off, MultiGpu::frames, MultiGpu::tiles}) {
+        PipelineOptions options;
+        options.stream = test::stream_options(input_size);
+        options.multi_gpu = mode;
+        options.before_step = [](size_t, int64_t step) {
+            if (step == 1)
+                fail(ENOMEM, "injected");
+        };
+        try {
+            test::run_pipeline(options, 2, test::moving_pictures(input_size, 300), log);
+            FAIL() << "no error came out";
+        } catch (const Error &error) {
+            EXPECT_EQ(error.code(), ENOMEM);
+            EXPECT_STREQ(error.what(), "injected");
+        }
+    }
+}
+
+TEST(Schedules, RandomWorkerSpeedsGiveTheSameFrames) {
+    const c10::InferenceMode guard;
+    const Log log;
+    const std::vector<PicturePtr> pictures = test::moving_pictures(input_size, 60);
+    PipelineOptions options;
+    options.stream = test::stream_options(input_size);
+    options.multi_gpu = MultiGpu::frames;
+    options.segment = 22;
+    options.overlap = 4;
+    const auto expected = test::run_pipeline(options, 2, pictures, log);
+    const char *rounds = std::getenv("FLASHVSR_TEST_SCHEDULES");
+    for (int round = 0, count = rounds ? std::atoi(rounds) : 20; round < count; round++) {
+        options.before_step = [round](size_t worker, int64_t step) {
+            std::mt19937 random(static_cast<unsigned>(round * 1000 + static_cast<int>(worker) * 100 + step));
+            std::this_thread::sleep_for(std::chrono::microseconds(random() % 20000));
+        };
+        const auto got = test::run_pipeline(options, 2 + round % 2, pictures, log);
+        ASSERT_EQ(got.size(), expected.size());
+        for (size_t i = 0; i < got.size(); i++)
+            ASSERT_TRUE(at::equal(got[i], expected[i])) << "round " << round << " frame " << i;
+    }
+}
+
+TEST(TilePipeline, AnyNumberOfWorkersGivesTheSameBits) {
+    const c10::InferenceMode guard;
+    const Log log;
+    const Size size = {70, 40};
+    PipelineOptions options;
+    options.stream = test::stream_options(size);
+    options.stream.tile = 128;
+    options.stream.tile_overlap = 16;
+    const std::vector<PicturePtr> pictures = test::moving_pictures(size, 30);
+    for (const int64_t batch : {1, 2}) {
+        options.stream.batch.batch = batch;
+        options.multi_gpu = MultiGpu::off;
+        const auto expected = test::run_pipeline(options, 1, pictures, log);
+        options.multi_gpu = MultiGpu::tiles;
+        for (const size_t workers : {2U, 3U}) {
+            const auto got = test::run_pipeline(options, workers, pictures, log);
+            ASSERT_EQ(got.size(), expected.size());
+            for (size_t i = 0; i < got.size(); i++)
+                ASSERT_TRUE(at::equal(got[i], expected[i])) << workers << " workers, frame " << i;
+        }
+    }
+}
+
+TEST(TileBatches, BatchSizeChangesNothingButRounding) {
+    const c10::InferenceMode guard;
+    const Log log;
+    const Size size = {70, 40};
+    PipelineOptions options;
+    options.stream = test::stream_options(size);
+    options.stream.tile = 128;
+    options.stream.tile_overlap = 16;
+    const std::vector<PicturePtr> pictures = test::moving_pictures(size, 30);
+    const auto expected = test::run_pipeline(options, 1, pictures, log);
+    for (const int64_t batch : {2, 3, 8}) {
+        options.stream.batch.batch = batch;
+        const auto got = test::run_pipeline(options, 1, pictures, log);
+        for (size_t i = 0; i < got.size(); i++)
+            EXPECT_LE(difference(got[i], expected[i]), 2e-4) << "batch " << batch << " frame " << i;
+    }
+}
+
+TEST(Cancelling, ClosingInTheMiddleTakesNoTime) {
+    const c10::InferenceMode guard;
+    const Log log;
+    for (const MultiGpu mode : {MultiGpu::off, MultiGpu::frames, MultiGpu::tiles}) {
+        PipelineOptions options;
+        options.stream = test::stream_options({64, 64});
+        options.multi_gpu = mode;
+        auto pipeline = make_pipeline(options, test::cpu_workers(2), log);
+        for (const PicturePtr &picture : test::moving_pictures({64, 64}, 30))
+            pipeline->send(picture);
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        const auto start = std::chrono::steady_clock::now();
+        pipeline.reset();
+        EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(2));
+    }
+}
+
+} // namespace
+} // namespace flashvsr
