@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Build ffmpeg and ffprobe with the filter against the libflashvsr that is installed in a build folder, and put
+# them into its bin/. A build with sanitizers has only the components that the tests use.
+#
+# usage: build.sh BUILD_FOLDER [VERSION]
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/../scripts/lib.sh"
+. "$here/versions.sh"
+
+[[ $# -ge 1 ]] || die "usage: build.sh BUILD_FOLDER [VERSION]"
+build=$(cd "$1" && pwd)
+version=${2:-$ffmpeg_version}
+prefix=$build/install
+package=$(find "$prefix" -name flashvsr.pc -print -quit 2>/dev/null)
+[[ -n $package ]] || die "libflashvsr is not installed in $prefix"
+sanitizers=$(sed -n 's/^FLASHVSR_SANITIZE:[A-Z]*=//p' "$build/CMakeCache.txt")
+
+# Codecs, formats, protocols and filters are FFmpeg's own, all of them. Libraries are named, not found, so that
+# every machine builds the same.
+arguments=(
+    --enable-gpl --disable-autodetect --enable-zlib --enable-libx264 --enable-libflashvsr
+    --enable-static --disable-shared --disable-doc --disable-debug --disable-ffplay
+    --extra-version=flashvsr
+)
+list() { tr -s ' \n' ',' <<<"$2" | sed -e 's/^,//' -e 's/,$//' -e "s/[^,]*/--enable-$1=&/g" -e 's/,/ /g'; }
+if [[ -n $sanitizers ]]; then
+    flags="-fsanitize=$sanitizers -fno-omit-frame-pointer"
+    arguments+=(--disable-everything --disable-stripping --optflags=-O1
+        --extra-cflags="$flags -g" --extra-ldflags="$flags")
+    arguments+=($(list decoder 'aac ffv1 h264 mjpeg mpeg4 pcm_f32le pcm_s16le png rawvideo wrapped_avframe'))
+    arguments+=($(list encoder 'aac ffv1 libx264 mjpeg mpeg4 pcm_f32le pcm_s16le png rawvideo wrapped_avframe'))
+    arguments+=($(list demuxer 'avi concat h264 image2 image_png_pipe matroska mov mpegts nut rawvideo wav'))
+    arguments+=($(list muxer 'avi crc framecrc framehash framemd5 h264 hash image2 matroska md5 mov mp4 mpegts
+        null nut rawvideo streamhash tee wav'))
+    arguments+=($(list parser 'aac h264 mjpeg mpeg4video png'))
+    arguments+=($(list bsf 'aac_adtstoasc extract_extradata h264_mp4toannexb null setts'))
+    arguments+=($(list protocol 'concat file pipe'))
+    arguments+=(--enable-indev=lavfi)
+    arguments+=($(list filter 'aevalsrc aformat anull anullsink anullsrc aresample asetpts asettb asplit atrim
+        blend color concat copy crop drawbox flashvsr format fps framestep geq hflip hstack loop mandelbrot
+        metadata noise null nullsink nullsrc pad psnr realtime scale select setdar setfield setparams setpts
+        setsar settb showinfo sidedata signalstats sine smptebars split ssim testsrc testsrc2 tpad trim vflip
+        vstack xstack yuvtestsrc'))
+fi
+
+source=$root/build/ffmpeg-$version
+objects=$build/ffmpeg-$version
+"$here/apply.sh" "$source" "$version"
+mkdir -p "$objects" "$build/bin"
+cd "$objects"
+# Through this link every path that the compiler sees is the same in every clone.
+ln -sfn "$(realpath --relative-to=. "$source")" src
+
+# The programs run where they are, and in an installation beside lib/. The linker reads this from a file because
+# a dollar sign on its command line would have to survive configure, make and the shell.
+echo '-rpath $ORIGIN/../install/lib:$ORIGIN/../lib' >rpath
+arguments+=(--extra-ldexeflags=-Wl,@rpath)
+compiler=${CC:-gcc}
+if use_ccache; then
+    arguments+=(--cc="ccache $compiler")
+else
+    arguments+=(--cc="$compiler")
+fi
+export PKG_CONFIG_PATH=$(dirname "$package")${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}
+
+stamp=$(printf '%s\n' "${arguments[@]}" | cat - src/configure "$package" | sha256sum)
+if [[ ! -f .configured || $(<.configured) != "$stamp" ]]; then
+    say "configuring FFmpeg $version"
+    rm -f .configured
+    src/configure "${arguments[@]}" >configure.log 2>&1 || {
+        tail -n 20 configure.log >&2
+        die "FFmpeg's configure failed; the whole log is $objects/ffbuild/config.log"
+    }
+    echo "$stamp" >.configured
+fi
+
+say "building FFmpeg $version"
+make -j "$jobs" ffmpeg ffprobe >make.log 2>&1 || {
+    grep -B 2 -A 6 -m 5 -E 'error|Error' make.log >&2 || tail -n 20 make.log >&2
+    die "building FFmpeg failed; the whole log is $objects/make.log"
+}
+for program in ffmpeg ffprobe; do
+    cmp --silent "$program" "$build/bin/$program" || install "$program" "$build/bin/$program"
+done

@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Make patches/<line>: the `git am` series that puts the filter into an FFmpeg release.
+
+The filter and its documentation come from vf_flashvsr/; the edits to FFmpeg's own files are below, each found
+by the line it goes in front of, so that they hold for every line of releases. Two runs give the same bytes.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+AUTHOR = "FlashVSR for FFmpeg"
+EMAIL = "flashvsr@localhost"
+DATE = "2026-01-01T00:00:00+0000"
+MESSAGE = """avfilter: add flashvsr filter
+
+It upscales video with FlashVSR, a streaming one-step diffusion model for
+video super-resolution, through libflashvsr.
+"""
+
+CHANGELOG = "version <next>:\n- flashvsr filter\n\n\n"
+
+# File, start of the line in front of which the text goes, text.
+INSERTIONS = [
+    ("configure", "  --enable-libflite ",
+     "  --enable-libflashvsr     enable FlashVSR video super-resolution via libflashvsr [no]\n"),
+    ("configure", "    libflite\n", "    libflashvsr\n"),
+    ("configure", "flip_vulkan_filter_deps=", 'flashvsr_filter_deps="libflashvsr"\n'),
+    ("configure", "flite_extralibs=",
+     'enabled libflashvsr       && require_pkg_config libflashvsr "flashvsr >= 0.1.0" flashvsr/flashvsr.h flashvsr_open\n'),
+    ("libavfilter/Makefile", "OBJS-$(CONFIG_FLOODFILL_FILTER) ",
+     "OBJS-$(CONFIG_FLASHVSR_FILTER)               += vf_flashvsr.o\n"),
+    ("libavfilter/allfilters.c", "extern const FFFilter ff_vf_flip_vulkan;",
+     "extern const FFFilter ff_vf_flashvsr;\n"),
+    ("Changelog", "version ", CHANGELOG),
+]
+
+
+def insert(name, text, anchor, addition):
+    """The text with the addition in front of the first line that starts with the anchor."""
+    at = text.find("\n" + anchor)
+    if at < 0:
+        sys.exit(f"make_patches.py: {name} has no line that starts with {anchor.strip()!r}")
+    return text[:at + 1] + addition + text[at + 1:]
+
+
+def bump_minor(text):
+    """libavfilter/version.h after a new feature: the next minor version, micro back to 100."""
+    text, minors = re.subn(r"(define LIBAVFILTER_VERSION_MINOR +)(\d+)",
+                           lambda found: found[1] + str(int(found[2]) + 1), text)
+    text, micros = re.subn(r"(define LIBAVFILTER_VERSION_MICRO +)\d+", r"\g<1>100", text)
+    if (minors, micros) != (1, 1):
+        sys.exit("make_patches.py: libavfilter/version.h does not look as expected")
+    return text
+
+
+def edited(pristine):
+    """The edited and new files of the patch, by name, from FFmpeg's own."""
+    files = dict(pristine)
+    for name, anchor, addition in INSERTIONS:
+        files[name] = insert(name, files[name], anchor, addition)
+    files["doc/filters.texi"] = insert("doc/filters.texi", files["doc/filters.texi"], "@section floodfill\n",
+                                       (ROOT / "vf_flashvsr/flashvsr.texi").read_text())
+    files["libavfilter/version.h"] = bump_minor(files["libavfilter/version.h"])
+    files["libavfilter/vf_flashvsr.c"] = (ROOT / "vf_flashvsr/vf_flashvsr.c").read_text()
+    return files
+
+
+def read_release(tarball):
+    """The files of the release that the patch changes, by name."""
+    wanted = {name for name, _, _ in INSERTIONS} | {"doc/filters.texi", "libavfilter/version.h"}
+    files = {}
+    with tarfile.open(tarball) as archive:
+        for member in archive:
+            name = member.name.partition("/")[2]
+            if name in wanted:
+                files[name] = archive.extractfile(member).read().decode()
+    missing = wanted - set(files)
+    if missing:
+        sys.exit(f"make_patches.py: {tarball} has no {', '.join(sorted(missing))}")
+    return files
+
+
+def make_series(tarball):
+    """The series as file contents by file name."""
+    pristine = read_release(tarball)
+    environment = dict(os.environ, GIT_CONFIG_GLOBAL=os.devnull, GIT_CONFIG_NOSYSTEM="1", LC_ALL="C",
+                       GIT_AUTHOR_NAME=AUTHOR, GIT_AUTHOR_EMAIL=EMAIL, GIT_AUTHOR_DATE=DATE,
+                       GIT_COMMITTER_NAME=AUTHOR, GIT_COMMITTER_EMAIL=EMAIL, GIT_COMMITTER_DATE=DATE)
+    for variable in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        environment.pop(variable, None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "ffmpeg"
+        tree.mkdir()
+
+        def git(*arguments):
+            subprocess.run(["git", *arguments], cwd=tree, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+        def commit(files, message):
+            for name, text in files.items():
+                path = tree / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+                if name == "configure":
+                    path.chmod(0o755)
+            git("add", "--all", "--force")
+            git("commit", "--quiet", "--message", message)
+
+        git("init", "--quiet", "--initial-branch=main")
+        commit(pristine, "release")
+        commit(edited(pristine), MESSAGE)
+        git("format-patch", "--quiet", "--full-index", "--no-signature", "--zero-commit", "--no-numbered",
+            "--output-directory", "../series", "HEAD~1")
+        patches = sorted((Path(folder) / "series").iterdir())
+        series = {patch.name: patch.read_bytes() for patch in patches}
+        series[".series"] = "".join(f"{patch.name}\n" for patch in patches).encode()
+        return series
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true",
+                        help="write nothing; fail if the committed series is not the one that would be written")
+    parser.add_argument("version", nargs="?", default=None, help="FFmpeg release, 9.0.2 by default")
+    arguments = parser.parse_args()
+
+    fetch = [str(HERE / "fetch.sh")] + ([arguments.version] if arguments.version else [])
+    fetched = subprocess.run(fetch, stdout=subprocess.PIPE, text=True)
+    if fetched.returncode:
+        sys.exit(fetched.returncode)
+    tarball = fetched.stdout.strip()
+    with tarfile.open(tarball) as archive:
+        release = archive.next().name.partition("/")[0].removeprefix("ffmpeg-")
+    folder = ROOT / "patches" / release.rpartition(".")[0]
+
+    series = make_series(tarball)
+    present = {path.name: path.read_bytes() for path in folder.iterdir()} if folder.is_dir() else {}
+    if arguments.check:
+        wrong = sorted(name for name in series.keys() | present.keys() if series.get(name) != present.get(name))
+        if wrong:
+            sys.exit(f"patches/{folder.name} is not what vf_flashvsr/ and libavfilter-patch/ give: "
+                     f"{', '.join(wrong)}; run libavfilter-patch/make_patches.py {release}")
+        print(f"patches/{folder.name} is what vf_flashvsr/ and libavfilter-patch/ give")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in present.keys() - series.keys():
+        (folder / name).unlink()
+    for name, content in series.items():
+        (folder / name).write_bytes(content)
+    print(f"patches/{folder.name}: " + ', '.join(sorted(series.keys() - {'.series'})))
+
+
+if __name__ == "__main__":
+    main()

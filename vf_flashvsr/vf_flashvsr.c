@@ -1,0 +1,605 @@
+/*
+ * Copyright (c) 2026 the FlashVSR for FFmpeg authors
+ *
+ * This file is part of FFmpeg.
+ *
+ * FFmpeg is free software; you can redistribute it and/or
+ * modify it under the terms of the GNU Lesser General Public
+ * License as published by the Free Software Foundation; either
+ * version 2.1 of the License, or (at your option) any later version.
+ *
+ * FFmpeg is distributed in the hope that it will be useful,
+ * but WITHOUT ANY WARRANTY; without even the implied warranty of
+ * MERCHANTABILITY or FITNESS FOR A PARTICULAR PURPOSE.  See the GNU
+ * Lesser General Public License for more details.
+ *
+ * You should have received a copy of the GNU Lesser General Public
+ * License along with FFmpeg; if not, write to the Free Software
+ * Foundation, Inc., 51 Franklin Street, Fifth Floor, Boston, MA 02110-1301 USA
+ */
+
+/**
+ * @file
+ * FlashVSR streaming video super-resolution filter
+ *
+ * The engine takes pictures well before it gives the first one back. It keeps
+ * the pictures; the properties of the frames that are inside wait in a FIFO.
+ */
+
+#include <float.h>
+#include <limits.h>
+#include <math.h>
+#include <stdint.h>
+
+#include <flashvsr/flashvsr.h>
+
+#include "libavutil/avassert.h"
+#include "libavutil/error.h"
+#include "libavutil/eval.h"
+#include "libavutil/fifo.h"
+#include "libavutil/frame.h"
+#include "libavutil/internal.h"
+#include "libavutil/log.h"
+#include "libavutil/macros.h"
+#include "libavutil/mathematics.h"
+#include "libavutil/mem.h"
+#include "libavutil/opt.h"
+#include "libavutil/pixdesc.h"
+
+#include "avfilter.h"
+#include "filters.h"
+#include "formats.h"
+#include "video.h"
+
+typedef struct FlashVSRFilterContext {
+    const AVClass *class;
+
+    char    *model;
+    double   version;
+    double   scale;
+    char    *w_expr;
+    char    *h_expr;
+    char    *device;
+    double   sparse_ratio;
+    double   kv_ratio;
+    int      local_range;
+    int      color_fix;
+    uint64_t seed;
+    int      multi_gpu;
+    int      overlap;
+    int      segment;
+    int      tiled;
+    int      tile_size;
+    int      tile_overlap;
+    int      adaptive_batch;
+    int      tile_batch;
+    double   vram_limit;
+
+    FlashVSRContext *engine;
+    AVFifo  *props;         ///< AVFrame *, the properties of each frame inside the engine
+    int      in_w, in_h;    ///< size of frames that the engine was opened for
+    int      depth;         ///< bits of a component
+    int      keep_sar;      ///< the same scale in both directions
+    int      has_input;     ///< a frame came in
+    int      status;        ///< status of the input once it is known, to be forwarded after the last frame
+    int64_t  status_pts;
+    int      error;         ///< what the engine failed with
+} FlashVSRFilterContext;
+
+static const char *const var_names[] = {
+    "in_w",  "iw",
+    "in_h",  "ih",
+    "out_w", "ow",
+    "out_h", "oh",
+    "a",
+    "sar",
+    "dar",
+    NULL
+};
+
+enum VarName {
+    VAR_IN_W,  VAR_IW,
+    VAR_IN_H,  VAR_IH,
+    VAR_OUT_W, VAR_OW,
+    VAR_OUT_H, VAR_OH,
+    VAR_A,
+    VAR_SAR,
+    VAR_DAR,
+    VARS_NB
+};
+
+static void log_line(void *opaque, int level, const char *line)
+{
+    static const int levels[] = {
+        [FLASHVSR_LOG_ERROR]   = AV_LOG_ERROR,
+        [FLASHVSR_LOG_WARNING] = AV_LOG_WARNING,
+        [FLASHVSR_LOG_INFO]    = AV_LOG_INFO,
+        [FLASHVSR_LOG_VERBOSE] = AV_LOG_VERBOSE,
+        [FLASHVSR_LOG_DEBUG]   = AV_LOG_DEBUG,
+    };
+
+    if (level < 0 || level >= FF_ARRAY_ELEMS(levels))
+        level = FLASHVSR_LOG_DEBUG;
+    av_log(opaque, levels[level], "%s\n", line);
+}
+
+/**
+ * Log the sentence that goes with a failed call and make its code an AVERROR.
+ * Later activations return the same error and log nothing.
+ */
+static int engine_error(AVFilterContext *ctx, const char *call, int code)
+{
+    FlashVSRFilterContext *s = ctx->priv;
+    const char *sentence = s->engine ? flashvsr_error(s->engine) : "";
+
+    if (code == FLASHVSR_EAGAIN || code == FLASHVSR_END) {
+        av_log(ctx, AV_LOG_ERROR, "%s gave an unexpected %s\n", call,
+               code == FLASHVSR_END ? "end" : "EAGAIN");
+        return s->error = AVERROR_BUG;
+    }
+
+    s->error = AVERROR(-code);
+    if (*sentence)
+        av_log(ctx, AV_LOG_ERROR, "%s\n", sentence);
+    else
+        av_log(ctx, AV_LOG_ERROR, "%s failed: %s\n", call, av_err2str(s->error));
+    return s->error;
+}
+
+static void free_engine(FlashVSRFilterContext *s)
+{
+    AVFrame *props;
+
+    flashvsr_close(&s->engine);
+    while (s->props && av_fifo_read(s->props, &props, 1) >= 0)
+        av_frame_free(&props);
+}
+
+static int eval_size(AVFilterContext *ctx, const char *name, const char *expr,
+                     const double *vars, int *size)
+{
+    double res;
+    int ret;
+
+    /* The parser's own complaints do not say which option is wrong. */
+    ret = av_expr_parse_and_eval(&res, expr, var_names, vars, NULL, NULL, NULL, NULL,
+                                 NULL, AV_LOG_VERBOSE - AV_LOG_ERROR, ctx);
+    if (ret == AVERROR(ENOMEM))
+        return ret;
+    if (ret < 0) {
+        av_log(ctx, AV_LOG_ERROR, "%s: '%s' is not an expression that can be evaluated\n",
+               name, expr);
+        return AVERROR(EINVAL);
+    }
+    if (!isfinite(res) || fabs(res) >= INT_MAX || trunc(res) == 0) {
+        av_log(ctx, AV_LOG_ERROR, "%s: '%s' is not a size, it evaluates to %g\n",
+               name, expr, res);
+        return AVERROR(EINVAL);
+    }
+
+    *size = res;
+    return 0;
+}
+
+/**
+ * Make -1 and -n a size that keeps the aspect ratio and is a multiple of n.
+ */
+static int keep_aspect(AVFilterContext *ctx, const char *name, const char *expr, int *size,
+                       const char *other_name, int other_size, int in_size, int other_in_size)
+{
+    int64_t res;
+
+    if (*size >= 0)
+        return 0;
+    if (other_size <= 0) {
+        av_log(ctx, AV_LOG_ERROR, "%s: '%s' is not a size, %d keeps the aspect ratio "
+               "only where %s is given and above 0\n", name, expr, *size, other_name);
+        return AVERROR(EINVAL);
+    }
+
+    res = -(int64_t)*size * av_rescale(other_size, in_size, other_in_size * -(int64_t)*size);
+    if (res <= 0 || res > INT_MAX) {
+        av_log(ctx, AV_LOG_ERROR, "%s: '%s' is not a size, it evaluates to %"PRId64"\n",
+               name, expr, res);
+        return AVERROR(EINVAL);
+    }
+    *size = res;
+    return 0;
+}
+
+/**
+ * Evaluate w and h; a size stays 0 where the option is empty.
+ */
+static int eval_sizes(AVFilterContext *ctx, int *w, int *h)
+{
+    FlashVSRFilterContext *s = ctx->priv;
+    const AVFilterLink *inlink = ctx->inputs[0];
+    const AVRational sar = inlink->sample_aspect_ratio;
+    double vars[VARS_NB];
+    int ret;
+
+    vars[VAR_IN_W]  = vars[VAR_IW] = inlink->w;
+    vars[VAR_IN_H]  = vars[VAR_IH] = inlink->h;
+    vars[VAR_OUT_W] = vars[VAR_OW] = NAN;
+    vars[VAR_OUT_H] = vars[VAR_OH] = NAN;
+    vars[VAR_A]     = (double)inlink->w / inlink->h;
+    vars[VAR_SAR]   = sar.num ? av_q2d(sar) : 1;
+    vars[VAR_DAR]   = vars[VAR_A] * vars[VAR_SAR];
+
+    *w = *h = 0;
+    if (s->w_expr && *s->w_expr) {
+        /* It may need the height; if it does, it is evaluated again below. */
+        double res;
+        if (av_expr_parse_and_eval(&res, s->w_expr, var_names, vars, NULL, NULL, NULL, NULL,
+                                   NULL, AV_LOG_VERBOSE - AV_LOG_ERROR, ctx) >= 0)
+            vars[VAR_OUT_W] = vars[VAR_OW] = trunc(res);
+    } else {
+        vars[VAR_OUT_W] = vars[VAR_OW] = rint(inlink->w * s->scale);
+    }
+    if (s->h_expr && *s->h_expr) {
+        ret = eval_size(ctx, "h", s->h_expr, vars, h);
+        if (ret < 0)
+            return ret;
+        vars[VAR_OUT_H] = vars[VAR_OH] = *h;
+    } else {
+        vars[VAR_OUT_H] = vars[VAR_OH] = rint(inlink->h * s->scale);
+    }
+    if (s->w_expr && *s->w_expr) {
+        ret = eval_size(ctx, "w", s->w_expr, vars, w);
+        if (ret < 0)
+            return ret;
+    }
+
+    ret = keep_aspect(ctx, "w", s->w_expr, w, "h", *h, inlink->w, inlink->h);
+    if (ret < 0)
+        return ret;
+    return keep_aspect(ctx, "h", s->h_expr, h, "w", *w, inlink->h, inlink->w);
+}
+
+/**
+ * Sample aspect ratio that keeps the display aspect ratio of the picture.
+ */
+static AVRational output_sar(const AVFilterLink *outlink, AVRational sar)
+{
+    const FlashVSRFilterContext *s = outlink->src->priv;
+
+    if (!s->keep_sar && sar.num)
+        av_reduce(&sar.num, &sar.den,
+                  (int64_t)sar.num * outlink->h * s->in_w,
+                  (int64_t)sar.den * outlink->w * s->in_h, INT_MAX);
+    return sar;
+}
+
+static int config_output(AVFilterLink *outlink)
+{
+    AVFilterContext *ctx = outlink->src;
+    const AVFilterLink *inlink = ctx->inputs[0];
+    FlashVSRFilterContext *s = ctx->priv;
+    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(inlink->format);
+    FlashVSRSettings settings;
+    int ret;
+
+    free_engine(s);
+
+    flashvsr_settings_default(&settings);
+    ret = eval_sizes(ctx, &settings.out_width, &settings.out_height);
+    if (ret < 0)
+        return ret;
+    settings.width        = inlink->w;
+    settings.height       = inlink->h;
+    settings.scale        = s->scale;
+    settings.model_dir    = s->model;
+    settings.device       = s->device;
+    settings.version      = !s->version     ? FLASHVSR_VERSION_AUTO :
+                            s->version == 1 ? FLASHVSR_VERSION_1 : FLASHVSR_VERSION_1_1;
+    settings.color_fix    = s->color_fix;
+    settings.sparse_ratio = s->sparse_ratio;
+    settings.kv_ratio     = s->kv_ratio;
+    settings.local_range  = s->local_range;
+    settings.seed         = s->seed;
+    settings.multi_gpu    = s->multi_gpu;
+    settings.overlap      = s->overlap;
+    settings.segment      = s->segment;
+    settings.tiled        = s->tiled;
+    settings.tile_size    = s->tile_size;
+    settings.tile_overlap = s->tile_overlap;
+    settings.tile_batch   = s->tile_batch;
+    settings.vram_limit   = s->vram_limit;
+    settings.adaptive_batch = s->adaptive_batch;
+    settings.log          = log_line;
+    settings.log_opaque   = ctx;
+
+    ret = flashvsr_open(&s->engine, &settings);
+    if (ret < 0)
+        return engine_error(ctx, "flashvsr_open()", ret);
+    ret = flashvsr_output_size(&settings, &outlink->w, &outlink->h);
+    if (ret < 0)
+        return engine_error(ctx, "flashvsr_output_size()", ret);
+
+    s->in_w     = inlink->w;
+    s->in_h     = inlink->h;
+    s->depth    = desc->comp[0].depth;
+    /* The same scale is meant even where rounding the size makes a small difference. */
+    s->keep_sar = !settings.out_width && !settings.out_height;
+    outlink->sample_aspect_ratio = output_sar(outlink, inlink->sample_aspect_ratio);
+
+    if (outlink->w != inlink->w || outlink->h != inlink->h)
+        av_frame_side_data_remove_by_props(&outlink->side_data, &outlink->nb_side_data,
+                                           AV_SIDE_DATA_PROP_SIZE_DEPENDENT);
+
+    av_log(ctx, AV_LOG_VERBOSE, "%dx%d %s sar:%d/%d -> %dx%d sar:%d/%d\n",
+           inlink->w, inlink->h, desc->name,
+           inlink->sample_aspect_ratio.num, inlink->sample_aspect_ratio.den,
+           outlink->w, outlink->h,
+           outlink->sample_aspect_ratio.num, outlink->sample_aspect_ratio.den);
+    return 0;
+}
+
+/**
+ * Describe the picture of a planar GBR frame.
+ */
+static FlashVSRFrame map_picture(const FlashVSRFilterContext *s, const AVFrame *frame)
+{
+    static const uint8_t plane_of_rgb[] = { 2, 0, 1 };
+    FlashVSRFrame picture = {
+        .width  = frame->width,
+        .height = frame->height,
+        .format = FLASHVSR_PIXEL_FORMAT_RGB,
+        .depth  = s->depth,
+        .memory = FLASHVSR_MEMORY_HOST,
+    };
+
+    for (int i = 0; i < FF_ARRAY_ELEMS(plane_of_rgb); i++) {
+        picture.data[i]   = frame->data[plane_of_rgb[i]];
+        picture.stride[i] = frame->linesize[plane_of_rgb[i]];
+    }
+    return picture;
+}
+
+static int send_frame(AVFilterContext *ctx, const AVFrame *in)
+{
+    FlashVSRFilterContext *s = ctx->priv;
+    FlashVSRFrame picture;
+    AVFrame *props;
+    int ret;
+
+    if (in->width != s->in_w || in->height != s->in_h || in->format != ctx->inputs[0]->format) {
+        av_log(ctx, AV_LOG_ERROR, "The frame changed from %dx%d %s to %dx%d %s in mid-stream; "
+               "scale it to one size before this filter\n",
+               s->in_w, s->in_h, av_get_pix_fmt_name(ctx->inputs[0]->format),
+               in->width, in->height, av_get_pix_fmt_name(in->format));
+        return s->error = AVERROR(EINVAL);
+    }
+
+    props = av_frame_alloc();
+    if (!props)
+        return AVERROR(ENOMEM);
+    ret = av_frame_copy_props(props, in);
+    if (ret >= 0)
+        ret = av_fifo_write(s->props, &props, 1);
+    if (ret < 0) {
+        av_frame_free(&props);
+        return ret;
+    }
+
+    picture = map_picture(s, in);
+    ret = flashvsr_send_frame(s->engine, &picture);
+    if (ret < 0)
+        return engine_error(ctx, "flashvsr_send_frame()", ret);
+    s->has_input = 1;
+    return 0;
+}
+
+/**
+ * Send on the next frame of the engine, if there is one.
+ *
+ * @return 1 if there was one, 0 if the engine wants input first, a negative error code
+ */
+static int receive_frame(AVFilterContext *ctx)
+{
+    FlashVSRFilterContext *s = ctx->priv;
+    AVFilterLink *outlink = ctx->outputs[0];
+    FlashVSRFrame picture;
+    AVFrame *out, *props;
+    int ret;
+
+    out = ff_get_video_buffer(outlink, outlink->w, outlink->h);
+    if (!out)
+        return AVERROR(ENOMEM);
+
+    picture = map_picture(s, out);
+    ret = flashvsr_receive_frame(s->engine, &picture);
+    if (ret < 0) {
+        av_frame_free(&out);
+        return ret == FLASHVSR_EAGAIN && !s->status ? 0 :
+               engine_error(ctx, "flashvsr_receive_frame()", ret);
+    }
+
+    ret = av_fifo_read(s->props, &props, 1);
+    av_assert0(ret >= 0);
+    ret = av_frame_copy_props(out, props);
+    av_frame_free(&props);
+    if (ret < 0) {
+        av_frame_free(&out);
+        return ret;
+    }
+
+    if (out->width != s->in_w || out->height != s->in_h)
+        av_frame_side_data_remove_by_props(&out->side_data, &out->nb_side_data,
+                                           AV_SIDE_DATA_PROP_SIZE_DEPENDENT);
+    out->sample_aspect_ratio = output_sar(outlink, out->sample_aspect_ratio);
+    out->crop_top    = 0;
+    out->crop_bottom = 0;
+    out->crop_left   = 0;
+    out->crop_right  = 0;
+    out->colorspace  = AVCOL_SPC_RGB;
+    out->color_range = AVCOL_RANGE_JPEG;
+
+    ret = ff_filter_frame(outlink, out);
+    return ret < 0 ? ret : 1;
+}
+
+static int activate(AVFilterContext *ctx)
+{
+    FlashVSRFilterContext *s = ctx->priv;
+    AVFilterLink *inlink  = ctx->inputs[0];
+    AVFilterLink *outlink = ctx->outputs[0];
+    AVFrame *in;
+    int64_t pts;
+    int ret, status;
+
+    status = ff_outlink_get_status(outlink);
+    if (status) {
+        /* Nobody waits for what the engine still works on. */
+        free_engine(s);
+        ff_inlink_set_status(inlink, status);
+        return 0;
+    }
+    if (s->error)
+        return s->error;
+
+    /* Pictures are large: one is made when one is wanted, and only one. */
+    if (!ff_outlink_frame_wanted(outlink))
+        return FFERROR_NOT_READY;
+
+    if (av_fifo_can_read(s->props)) {
+        ret = receive_frame(ctx);
+        if (ret)
+            return FFMIN(ret, 0);
+    } else if (s->status) {
+        free_engine(s);
+        ff_outlink_set_status(outlink, s->status, s->status_pts);
+        return 0;
+    }
+
+    /* The engine has just asked for input, or holds nothing: it takes what comes now. */
+    ret = ff_inlink_consume_frame(inlink, &in);
+    if (ret < 0)
+        return ret;
+    if (ret) {
+        ret = send_frame(ctx, in);
+        av_frame_free(&in);
+        ff_filter_set_ready(ctx, 100);
+        return ret;
+    }
+
+    if (ff_inlink_acknowledge_status(inlink, &status, &pts)) {
+        if (status == AVERROR_EOF && !s->has_input) {
+            av_log(ctx, AV_LOG_ERROR, "The input has no frames, there is nothing to upscale\n");
+            return s->error = AVERROR(EINVAL);
+        }
+        if (status == AVERROR_EOF && av_fifo_can_read(s->props)) {
+            ret = flashvsr_send_frame(s->engine, NULL);
+            if (ret < 0)
+                return engine_error(ctx, "flashvsr_send_frame()", ret);
+            s->status     = status;
+            s->status_pts = pts;
+            ff_filter_set_ready(ctx, 100);
+        } else {
+            free_engine(s);
+            ff_outlink_set_status(outlink, status, pts);
+        }
+        return 0;
+    }
+
+    ff_inlink_request_frame(inlink);
+    return 0;
+}
+
+static av_cold int init(AVFilterContext *ctx)
+{
+    FlashVSRFilterContext *s = ctx->priv;
+
+    if (s->version && s->version != 1 && fabs(s->version - 1.1) > 1e-6) {
+        av_log(ctx, AV_LOG_ERROR, "version: %g is not one of auto, 1 and 1.1\n", s->version);
+        return AVERROR(EINVAL);
+    }
+
+    s->props = av_fifo_alloc2(32, sizeof(AVFrame *), AV_FIFO_FLAG_AUTO_GROW);
+    return s->props ? 0 : AVERROR(ENOMEM);
+}
+
+static av_cold void uninit(AVFilterContext *ctx)
+{
+    FlashVSRFilterContext *s = ctx->priv;
+    const size_t inside = s->props ? av_fifo_can_read(s->props) : 0;
+
+    /* Who rebuilds a filter graph in mid-stream does not drain it first. */
+    if (inside && !s->error && !(ctx->outputs[0] && ff_outlink_get_status(ctx->outputs[0])))
+        av_log(ctx, AV_LOG_WARNING, "Closed before the end of its input: the last %zu frames "
+               "that came in do not come out\n", inside);
+    free_engine(s);
+    av_fifo_freep2(&s->props);
+}
+
+#define OFFSET(x) offsetof(FlashVSRFilterContext, x)
+#define FLAGS (AV_OPT_FLAG_VIDEO_PARAM | AV_OPT_FLAG_FILTERING_PARAM)
+
+static const AVOption flashvsr_options[] = {
+    { "model",        "model directory (default: the built-in model)", OFFSET(model), AV_OPT_TYPE_STRING, { .str = NULL }, .flags = FLAGS },
+    { "model_dir",    "model directory (default: the built-in model)", OFFSET(model), AV_OPT_TYPE_STRING, { .str = NULL }, .flags = FLAGS },
+    { "version",      "FlashVSR release that the model is of, 1 or 1.1", OFFSET(version), AV_OPT_TYPE_DOUBLE, { .dbl = 0 }, 0, 1.1, FLAGS, .unit = "version" },
+        { "auto",     "what the model's config.json says, else the directory's name, else 1.1", 0, AV_OPT_TYPE_CONST, { .i64 = 0 }, .flags = FLAGS, .unit = "version" },
+    { "scale",        "output size / input size", OFFSET(scale), AV_OPT_TYPE_DOUBLE, { .dbl = 4 }, 1, 8, FLAGS },
+    { "w",            "output width expression, overrides the scale", OFFSET(w_expr), AV_OPT_TYPE_STRING, { .str = NULL }, .flags = FLAGS },
+    { "h",            "output height expression, overrides the scale", OFFSET(h_expr), AV_OPT_TYPE_STRING, { .str = NULL }, .flags = FLAGS },
+    { "device",       "devices to run on, auto, cpu or a list such as cpu|cpu", OFFSET(device), AV_OPT_TYPE_STRING, { .str = "auto" }, .flags = FLAGS },
+    { "multi_gpu",    "how several devices share the work", OFFSET(multi_gpu), AV_OPT_TYPE_INT, { .i64 = FLASHVSR_MULTI_GPU_OFF }, FLASHVSR_MULTI_GPU_OFF, FLASHVSR_MULTI_GPU_TILES, FLAGS, .unit = "multi_gpu" },
+        { "frames",   "each takes the next segment of frames", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_MULTI_GPU_FRAMES }, .flags = FLAGS, .unit = "multi_gpu" },
+        { "tiles",    "each takes some tiles of every frame", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_MULTI_GPU_TILES }, .flags = FLAGS, .unit = "multi_gpu" },
+    { "overlap",      "output frames that neighbouring segments share", OFFSET(overlap), AV_OPT_TYPE_INT, { .i64 = 10 }, 0, 1 << 20, FLAGS },
+    { "segment",      "frames in a segment, 0 to choose from memory", OFFSET(segment), AV_OPT_TYPE_INT, { .i64 = 0 }, 0, INT_MAX, FLAGS },
+    { "tiled_dit",    "cut frames into tiles", OFFSET(tiled), AV_OPT_TYPE_INT, { .i64 = FLASHVSR_TILED_AUTO }, FLASHVSR_TILED_OFF, FLASHVSR_TILED_AUTO, FLAGS, .unit = "tiled" },
+    { "tiled",        "cut frames into tiles", OFFSET(tiled), AV_OPT_TYPE_INT, { .i64 = FLASHVSR_TILED_AUTO }, FLASHVSR_TILED_OFF, FLASHVSR_TILED_AUTO, FLAGS, .unit = "tiled" },
+        { "auto",     "where a whole frame does not fit the memory", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_TILED_AUTO }, .flags = FLAGS, .unit = "tiled" },
+    { "tile_size",    "side of a tile in input pixels", OFFSET(tile_size), AV_OPT_TYPE_INT, { .i64 = 256 }, 16, FLASHVSR_MAX_SIZE, FLAGS },
+    { "tile_overlap", "input pixels that neighbouring tiles share", OFFSET(tile_overlap), AV_OPT_TYPE_INT, { .i64 = 24 }, 0, FLASHVSR_MAX_SIZE / 2, FLAGS },
+    { "adaptive_batch",      "choose the tile batch from free memory", OFFSET(adaptive_batch), AV_OPT_TYPE_BOOL, { .i64 = 0 }, 0, 1, FLAGS },
+    { "adaptive_batch_size", "choose the tile batch from free memory", OFFSET(adaptive_batch), AV_OPT_TYPE_BOOL, { .i64 = 0 }, 0, 1, FLAGS },
+    { "tile_batch",   "tiles that are run together", OFFSET(tile_batch), AV_OPT_TYPE_INT, { .i64 = 1 }, 1, 64, FLAGS },
+    { "vram_limit",   "most device memory to use, bytes or a fraction, 0 for all but a margin", OFFSET(vram_limit), AV_OPT_TYPE_DOUBLE, { .dbl = 0 }, 0, DBL_MAX, FLAGS },
+    { "sparse_ratio", "attention budget, as a multiple of what was published for 1280x768", OFFSET(sparse_ratio), AV_OPT_TYPE_DOUBLE, { .dbl = 2.0 }, 0, FLT_MAX, FLAGS },
+    { "kv_ratio",     "memory of the attention in groups of 8 frames", OFFSET(kv_ratio), AV_OPT_TYPE_DOUBLE, { .dbl = 3.0 }, 0, FLT_MAX, FLAGS },
+    { "local_range",  "width of the attention window in blocks of 128 output pixels", OFFSET(local_range), AV_OPT_TYPE_INT, { .i64 = 11 }, 1, INT_MAX, FLAGS },
+    { "color_fix",    "how the colours of the input are restored", OFFSET(color_fix), AV_OPT_TYPE_INT, { .i64 = FLASHVSR_COLOR_FIX_AUTO }, FLASHVSR_COLOR_FIX_AUTO, FLASHVSR_COLOR_FIX_WAVELET, FLAGS, .unit = "color_fix" },
+        { "auto",     "what the model's config.json says, else adain", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_COLOR_FIX_AUTO }, .flags = FLAGS, .unit = "color_fix" },
+        { "none",     "not at all", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_COLOR_FIX_NONE }, .flags = FLAGS, .unit = "color_fix" },
+        { "adain",    "mean and deviation of each channel", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_COLOR_FIX_ADAIN }, .flags = FLAGS, .unit = "color_fix" },
+        { "wavelet",  "low frequencies", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_COLOR_FIX_WAVELET }, .flags = FLAGS, .unit = "color_fix" },
+    { "seed",         "noise seed", OFFSET(seed), AV_OPT_TYPE_UINT64, { .i64 = 0 }, 0, (double)UINT64_MAX, FLAGS },
+    { NULL }
+};
+
+AVFILTER_DEFINE_CLASS(flashvsr);
+
+static const AVFilterPad flashvsr_outputs[] = {
+    {
+        .name         = "default",
+        .type         = AVMEDIA_TYPE_VIDEO,
+        .config_props = config_output,
+    },
+};
+
+static const enum AVPixelFormat pix_fmts[] = {
+    AV_PIX_FMT_GBRP,
+    AV_PIX_FMT_GBRP9,
+    AV_PIX_FMT_GBRP10,
+    AV_PIX_FMT_GBRP12,
+    AV_PIX_FMT_GBRP14,
+    AV_PIX_FMT_GBRP16,
+    AV_PIX_FMT_GBRPF32,
+    AV_PIX_FMT_NONE
+};
+
+const FFFilter ff_vf_flashvsr = {
+    .p.name        = "flashvsr",
+    .p.description = NULL_IF_CONFIG_SMALL("Upscale video with FlashVSR."),
+    .p.priv_class  = &flashvsr_class,
+    .priv_size     = sizeof(FlashVSRFilterContext),
+    .init          = init,
+    .uninit        = uninit,
+    .activate      = activate,
+    FILTER_INPUTS(ff_video_default_filterpad),
+    FILTER_OUTPUTS(flashvsr_outputs),
+    FILTER_PIXFMTS_ARRAY(pix_fmts),
+};
