@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# What the scripts share; to be sourced by bash.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${FLASHVSR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/flashvsr}
+downloads=$cache/downloads
+jobs=${FLASHVSR_JOBS:-$(nproc)}
+
+# Standard output is kept for results, so that scripts can be used in $(...).
+say() { printf -- '-- %s\n' "$*" >&2; }
+die() {
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
+    exit 1
+}
+
+# matches FILE SHA256: the file is there and is that one.
+matches() { [[ -f $1 ]] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status; }
+
+# A folder for a script's working files, removed when the script ends, beside what it will be renamed to.
+scratch() {
+    mkdir -p "$1"
+    work=$(mktemp -d "$1/.work.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+}
+
+# Compiler results are kept in the cache folder, where every clone finds them: paths are hashed relative to
+# the clone, and the last three settings let ccache work with precompiled headers.
+use_ccache() {
+    command -v ccache >/dev/null || return 1
+    export CCACHE_DIR=${CCACHE_DIR:-$cache/ccache}
+    export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
+    export CCACHE_MAXSIZE=${CCACHE_MAXSIZE:-5G}
+    export CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
+}

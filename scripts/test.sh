@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Build and run the tests: all of them on the cpu preset, those labelled "leak" with the sanitizers.
+#
+# usage: test.sh [PRESET...]    default: cpu asan
+#
+# FLASHVSR_GOLDEN_DIR  folder with a golden manifest to run as well
+# and what build.sh knows
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+presets=("$@")
+[[ ${#presets[@]} -gt 0 ]] || presets=(cpu asan)
+
+if [[ -z ${FLASHVSR_GOLDEN_DIR:-} && -d $root/../shared/golden ]]; then
+    FLASHVSR_GOLDEN_DIR=$(cd "$root/../shared/golden" && pwd)
+fi
+[[ -z ${FLASHVSR_GOLDEN_DIR:-} ]] || export FLASHVSR_GOLDEN_DIR
+
+for preset in "${presets[@]}"; do
+    "$root/scripts/build.sh" "$preset"
+done
+
+# One processor for each test, and as many tests at a time as there are processors: threads of small operations
+# that wait for each other are slow where others want the processors.
+export OMP_NUM_THREADS=1
+
+failed=()
+for preset in "${presets[@]}"; do
+    select=()
+    case $preset in asan | tsan) select=(--label-regex '^leak$') ;; esac
+    say "testing preset $preset"
+    # ctest lists what it skipped and what failed at its end.
+    ctest --test-dir "$root/build/$preset" --parallel "$jobs" --output-on-failure --no-tests=error "${select[@]}" || failed+=("$preset")
+done
+[[ ${#failed[@]} -eq 0 ]] || die "tests failed on: ${failed[*]}"

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The series of patches is what the sources give, applies to a pristine release, and builds without a warning.
+
+From the environment: FLASHVSR_TEST_BUILD, the build folder, which holds that of FFmpeg.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+import tarfile
+import tempfile
+import unittest
+from pathlib import Path
+
+from support import ROOT, run_tests
+
+VERSION = os.environ.get("FLASHVSR_FFMPEG_VERSION", "9.0.2")
+OBJECTS = Path(os.environ.get("FLASHVSR_TEST_BUILD", ".")) / f"ffmpeg-{VERSION}"
+SOURCE = "libavfilter/vf_flashvsr.c"
+
+
+def tarball():
+    """Path of the release, if it is here already: a test downloads nothing."""
+    given = os.environ.get("FLASHVSR_FFMPEG_TARBALL")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flashvsr"
+    cache = Path(os.environ.get("FLASHVSR_CACHE") or cache)
+    path = Path(given) if given else cache / "downloads" / f"ffmpeg-{VERSION}.tar.xz"
+    return path if path.is_file() else None
+
+
+def run(*command, cwd=None, **settings):
+    settings = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "timeout": 240, **settings}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    environment.update(LC_ALL="C", GIT_CONFIG_GLOBAL=os.devnull, GIT_CONFIG_NOSYSTEM="1")
+    for role in ("AUTHOR", "COMMITTER"):
+        environment.update({f"GIT_{role}_NAME": "test", f"GIT_{role}_EMAIL": "test@localhost"})
+    return subprocess.run([str(part) for part in command], cwd=cwd, env=environment, **settings)
+
+
+class Series(unittest.TestCase):
+    def setUp(self):
+        self.tarball = tarball()
+        if not self.tarball:
+            self.skipTest("FFmpeg's tarball is not in the cache; libavfilter-patch/fetch.sh gets it")
+        with tarfile.open(self.tarball) as archive:
+            self.release = archive.next().name.partition("/")[0].removeprefix("ffmpeg-")
+        self.patches = ROOT / "patches" / self.release.rpartition(".")[0]
+
+    def test_committed_patches_are_what_the_sources_give(self):
+        done = run(sys.executable, "-B", ROOT / "libavfilter-patch" / "make_patches.py", "--check", self.release)
+        self.assertEqual(done.returncode, 0, done.stdout)
+
+    def test_check_finds_a_difference(self):
+        """On a copy of what the check reads, with a line added to the filter."""
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder)
+            for name in ("libavfilter-patch", "vf_flashvsr", "patches", "scripts"):
+                run("cp", "-r", ROOT / name, copy / name, check=True)
+            script = copy / "libavfilter-patch" / "make_patches.py"
+            same = run(sys.executable, "-B", script, "--check", self.release)
+            self.assertEqual(same.returncode, 0, same.stdout)
+            with open(copy / "vf_flashvsr" / "vf_flashvsr.c", "a") as source:
+                source.write("/* one line more */\n")
+            changed = run(sys.executable, "-B", script, "--check", self.release)
+            self.assertNotEqual(changed.returncode, 0)
+            self.assertIn(".patch", changed.stdout)
+
+    def test_git_am_applies_to_the_pristine_release(self):
+        names = (self.patches / ".series").read_text().split()
+        self.assertEqual(sorted(names), sorted(path.name for path in self.patches.glob("*.patch")))
+        with tempfile.TemporaryDirectory() as folder:
+            run("tar", "-xf", self.tarball, "-C", folder, "--strip-components", 1, check=True)
+            for command in (["init", "-q"], ["add", "-A", "-f"], ["commit", "-q", "-m", "release"]):
+                done = run("git", *command, cwd=folder)
+                self.assertEqual(done.returncode, 0, done.stdout)
+            # git takes a hunk only where its lines are, all of them: there is no fuzz, and an offset is reported.
+            done = run("git", "am", *(self.patches / name for name in names), cwd=folder)
+            self.assertEqual(done.returncode, 0, done.stdout)
+            for word in ("fuzz", "offset", "warning", "error"):
+                self.assertNotIn(word, done.stdout)
+            self.assertEqual((Path(folder) / SOURCE).read_bytes(),
+                             (ROOT / "vf_flashvsr" / "vf_flashvsr.c").read_bytes())
+            done = run("git", "diff", "--check", "HEAD~" + str(len(names)), cwd=folder)
+            self.assertEqual(done.returncode, 0, done.stdout)
+
+
+class Build(unittest.TestCase):
+    def test_the_filter_compiles_without_a_warning(self):
+        """By the command that FFmpeg's own build uses."""
+        if not (OBJECTS / "ffbuild" / "config.mak").exists():
+            self.skipTest(f"FFmpeg has not been built in {OBJECTS}")
+        item = SOURCE.removesuffix(".c") + ".o"
+        done = run("make", "-n", "V=1", "-W", f"src/{SOURCE}", item, cwd=OBJECTS)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        commands = [line for line in done.stdout.splitlines() if f" -o {item}" in line]
+        self.assertEqual(len(commands), 1, done.stdout)
+        with tempfile.TemporaryDirectory() as folder:
+            words = [word for word in shlex.split(commands[0]) if word not in ("-MMD",)]
+            for option in ("-MF", "-MT"):
+                while option in words:
+                    at = words.index(option)
+                    del words[at:at + 2]
+            words[words.index("-o") + 1] = f"{folder}/filter.o"
+            self.assertIn("-Wall", words)
+            done = run(*words, cwd=OBJECTS)
+            self.assertEqual((done.returncode, done.stdout), (0, ""))
+            self.assertTrue((Path(folder) / "filter.o").exists())
+
+
+if __name__ == "__main__":
+    run_tests()
