@@ -18,6 +18,37 @@ at::Tensor unshuffle_frames(const at::Tensor &frames) {
         .reshape({batch, groups, 3 * frames_per_latent * unshuffle * unshuffle, height, width});
 }
 
+// Activations stay channels-last from the first convolution to the last: oneDNN and cuDNN are several times
+// faster on narrow layers of large pictures that way, and every change of layout is a copy.
+constexpr at::MemoryFormat layout = at::MemoryFormat::ChannelsLast;
+
+/// What each of the frames (B*n, C, h, w) has before it: `before` (B, C, h, w), then the frame's predecessor.
+at::Tensor previous_frames(const at::Tensor &frames, const at::Tensor &before) {
+    const int64_t count = frames.size(0) / before.size(0);
+    if (count == 1)
+        return before;
+    if (before.size(0) == 1)
+        return at::cat({before, frames.narrow(0, 0, count - 1)}, 0);
+    at::Tensor past = at::empty_like(frames);
+    for (int64_t i = 0; i < count; i++)
+        past.slice(0, i, std::nullopt, count)
+            .copy_(i == 0 ? before : frames.slice(0, i - 1, std::nullopt, count));
+    return past;
+}
+
+/// Frames whose channels hold `growth` frames each, one after the other: (N, growth*C, h, w) -> (N*growth, C,
+/// h, w).
+at::Tensor split_frames(const at::Tensor &x, int64_t growth) {
+    if (growth == 1)
+        return x;
+    const int64_t channels = x.size(1) / growth;
+    at::Tensor frames =
+        at::empty({x.size(0) * growth, channels, x.size(2), x.size(3)}, x.options().memory_format(layout));
+    for (int64_t i = 0; i < growth; i++)
+        frames.slice(0, i, std::nullopt, growth).copy_(x.narrow(1, i * channels, channels));
+    return frames;
+}
+
 /// A (B*n, ...) tensor frame by frame, as the golden files visit it.
 void report_frames(const Observer &observer, int64_t layer, const at::Tensor &x, int64_t batch,
                    int64_t frames_per_visit = 1) {
@@ -41,7 +72,7 @@ TcDecoder::TcDecoder(const TensorMap &weights, const NetworkShape &shape, const 
     : place_(place) {
     const auto conv = [&](const std::string &name) {
         Conv result;
-        result.weight = place(weights.at(name + ".weight")).contiguous(at::MemoryFormat::ChannelsLast);
+        result.weight = place(weights.at(name + ".weight")).contiguous(layout);
         if (const auto bias = weights.find(name + ".bias"); bias != weights.end())
             result.bias = place(bias->second);
         return result;
@@ -77,18 +108,15 @@ at::Tensor TcDecoder::run_stage(size_t index, at::Tensor x, int64_t batch, TcDec
     const int64_t first_layer = static_cast<int64_t>(5 + 6 * index);
     for (size_t i = 0; i < stage.blocks.size(); i++) {
         at::Tensor &memory = state.memory[3 * index + i];
+        const int64_t count = x.size(0) / batch;
+        const at::Tensor last = x.slice(0, count - 1, std::nullopt, count);
         // Frame t's past is frame t-1 as it came into this block.
-        const at::Tensor frames = x.view({batch, -1, x.size(1), x.size(2), x.size(3)});
-        const int64_t count = frames.size(1);
-        const at::Tensor before = memory.defined() ? memory : at::zeros_like(frames.select(1, 0));
-        const at::Tensor past =
-            count == 1 ? before
-                       : at::cat({before.unsqueeze(1), frames.narrow(1, 0, count - 1)}, 1).flatten(0, 1);
+        const at::Tensor past = previous_frames(x, memory.defined() ? memory : at::zeros_like(last));
         const auto &convs = stage.blocks[i].convs;
         at::Tensor y = convs[0](at::cat({x, past}, 1)).relu_();
         y = convs[1](y).relu_();
         y = convs[2](y).add_(x).relu_();
-        memory = count == 1 ? x : frames.select(1, count - 1).clone();
+        memory = count == 1 ? x : last.clone(layout);
         x = y;
         report_frames(observer, first_layer + static_cast<int64_t>(i), x, batch);
         observer.check_stop();
@@ -101,10 +129,10 @@ at::Tensor TcDecoder::run_stage(size_t index, at::Tensor x, int64_t batch, TcDec
             at::upsample_nearest2d(x.contiguous().view({-1, x.size(1) / stage.growth, x.size(2), x.size(3)}),
                                    {2 * x.size(2), 2 * x.size(3)}),
             batch, stage.growth);
-    x = x.contiguous().view({x.size(0) * stage.growth, x.size(1) / stage.growth, x.size(2), x.size(3)});
+    x = split_frames(x, stage.growth);
     x = stage.conv(at::upsample_nearest2d(x, {2 * x.size(2), 2 * x.size(3)}));
     report_frames(observer, first_layer + 5, x, batch);
-    return x.contiguous();
+    return x;
 }
 
 at::Tensor TcDecoder::decode(const at::Tensor &latents, const at::Tensor &condition, TcDecoderState &state,
@@ -124,9 +152,9 @@ at::Tensor TcDecoder::decode(const at::Tensor &latents, const at::Tensor &condit
         observer.check_stop();
         at::Tensor x = at::cat({frames.select(1, t), latents.select(2, t)}, 1).div_(3).tanh_().mul_(3);
         report_frames(observer, 0, x, batch);
-        x = input_(x).relu_();
+        x = input_(x.contiguous(layout)).relu_();
         report_frames(observer, 2, x, batch);
-        x = input2_(x).relu_().contiguous();
+        x = input2_(x).relu_();
         report_frames(observer, 4, x, batch);
         for (size_t i = 0; i < stages_.size(); i++)
             x = run_stage(i, x, batch, after, observer);
