@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Make a golden folder of miniature models, to be cut down and packed by make_subset.py.
 
-The goldens come from a plain PyTorch implementation of SPEC.md (--reference), run in float32; its run in float64
+The goldens come from a plain PyTorch implementation of the pipeline (--reference), run in float32; its run in float64
 gives the tolerances. The reference is not the engine and shares no code with it. Needs numpy, torch and
 safetensors, which building and testing do not.
 
@@ -318,7 +318,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=pathlib.Path, help="folder to make; must not exist")
     parser.add_argument("--reference", type=pathlib.Path, required=True,
-                        help="reference.py: the plain PyTorch implementation of SPEC.md")
+                        help="reference.py: a plain PyTorch implementation of the pipeline")
     args = parser.parse_args()
     spec = importlib.util.spec_from_file_location("reference", args.reference)
     ref = importlib.util.module_from_spec(spec)

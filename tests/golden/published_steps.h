@@ -6,7 +6,7 @@
 namespace flashvsr::golden {
 
 // What the published code does around the network and the engine does better: upsampling in 8 bits, cropping
-// to multiples of 128, dropping the last frames, truncating to 8 bits (SPEC.md sections 2 and 12). Only for
+// to multiples of 128, dropping the last frames, truncating to 8 bits. Only for
 // comparison with what that code gives.
 
 /// round(side * scale) of Python: ties to even.

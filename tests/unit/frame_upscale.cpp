@@ -34,7 +34,7 @@ std::string sentence_of(const FlashVSRSettings &settings) {
     return "";
 }
 
-/// The definition of SPEC.md section 2, in double and without any rounding: (out, in) weights of one axis.
+/// Pillow's definition, in double and without any rounding: (out, in) weights of one axis.
 at::Tensor bicubic_weights(int64_t in, int64_t out) {
     const double ratio = static_cast<double>(in) / static_cast<double>(out);
     const double stretch = std::max(ratio, 1.0);

@@ -44,7 +44,6 @@ struct FlashVSRContext {
     int64_t model_bytes = 0;
     std::deque<void *> opaques; ///< of the frames inside
     int64_t frames_in = 0, frames_out = 0;
-    bool flushed = false;
     std::chrono::steady_clock::time_point opened = std::chrono::steady_clock::now();
 };
 
@@ -164,7 +163,6 @@ int flashvsr_send_frame(FlashVSRContext *ctx, const FlashVSRFrame *frame) {
         if (!ctx->pipeline)
             fail(EINVAL, "the context was not opened");
         if (!frame) {
-            ctx->flushed = true;
             ctx->pipeline->flush();
             return 0;
         }

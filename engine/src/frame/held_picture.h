@@ -14,6 +14,8 @@ class HeldPicture {
 public:
     /// @throws Error EINVAL as check_picture() does
     explicit HeldPicture(const FlashVSRFrame &frame);
+    HeldPicture(const HeldPicture &) = delete; // its planes point into its own bytes
+    HeldPicture &operator=(const HeldPicture &) = delete;
 
     /// (3, height, width) in [-1, 1]
     at::Tensor to_tensor() const { return picture_to_tensor(frame_); }

@@ -19,7 +19,7 @@ struct SparseOptions {
 };
 
 /// Rank of the first value that is dropped, per (head, query group): trunc(n^2 * topk_ratio) - 1 with
-/// topk_ratio = sparse_ratio*768*1280/(H*W). SPEC.md 2 and 7.3.
+/// topk_ratio = sparse_ratio*768*1280/(H*W). As published.
 /// @throws Error EINVAL where nothing would be kept
 int64_t block_budget(double sparse_ratio, const TokenGrid &grid);
 

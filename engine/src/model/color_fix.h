@@ -6,7 +6,7 @@
 namespace flashvsr {
 
 /// Mean and deviation of each frame's channels set to the style's: (x - mean)/std*std_s + mean_s,
-/// std = sqrt(biased variance + 1e-5), clamped to [-1, 1]. SPEC.md section 11.
+/// std = sqrt(biased variance + 1e-5), clamped to [-1, 1].
 /// @param content, style (B, 3, T, H, W) in [-1, 1]
 at::Tensor adain(const at::Tensor &content, const at::Tensor &style);
 

@@ -27,7 +27,7 @@ struct LinearWeights {
     at::Tensor weight, bias; ///< (out, in), (out)
 };
 
-/// The diffusion transformer: one step from noise to latents. SPEC.md sections 6 and 7; upstream
+/// The diffusion transformer: one step from noise to latents. Upstream
 /// diffsynth/models/wan_video_dit.py. Immutable: any thread may use it.
 class Dit {
 public:

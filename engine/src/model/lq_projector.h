@@ -22,7 +22,7 @@ struct LqProjectorState {
 };
 
 /// Turns low-quality frames into tokens that are added at the transformer's first blocks.
-/// SPEC.md section 5; upstream examples/WanVSR/utils/utils.py. Immutable: any thread may use it.
+/// Upstream examples/WanVSR/utils/utils.py. Immutable: any thread may use it.
 class LqProjector {
 public:
     LqProjector(const TensorMap &weights, const NetworkShape &shape, Version version, const Placement &place);

@@ -7,7 +7,7 @@ namespace flashvsr {
 
 /// Rotary angles of a chunk whose first latent frame is at absolute position first_latent: pair j of an
 /// axis with n real dimensions (44, 42, 42) turns by position * 10000^(-2j/n). Angles, cos and sin are
-/// computed in double, so positions have no end. SPEC.md 6.3.
+/// computed in double, so positions have no end.
 RopeTable make_rope_table(const TokenGrid &grid, int64_t first_latent);
 
 } // namespace flashvsr

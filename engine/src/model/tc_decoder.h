@@ -20,7 +20,7 @@ struct TcDecoderState {
 };
 
 /// The small conditional decoder: latents and the low-quality frames they belong to, to frames.
-/// SPEC.md section 9; upstream examples/WanVSR/utils/TCDecoder.py. Immutable: any thread may use it.
+/// Upstream examples/WanVSR/utils/TCDecoder.py. Immutable: any thread may use it.
 class TcDecoder {
 public:
     TcDecoder(const TensorMap &weights, const NetworkShape &shape, const Placement &place);

@@ -8,7 +8,7 @@
 namespace flashvsr {
 
 /// softmax(q k^T / sqrt(128)) v per head, each query window over the tokens of its listed key windows.
-/// A window with an empty list gives zeros. SPEC.md 7.4.
+/// A window with an empty list gives zeros.
 /// @param q    (B, heads, query_windows, 128, 128)
 /// @param k, v (B, heads, key_windows, 128, 128)
 /// @return (B, heads, query_windows, 128, 128)

@@ -21,7 +21,7 @@ at::Tensor channel_rms_norm(const at::Tensor &x, const at::Tensor &gamma);
 /// SiLU of channel_rms_norm().
 at::Tensor channel_rms_norm_silu(const at::Tensor &x, const at::Tensor &gamma);
 
-/// rms_norm(), then the rotary embedding, then window order in one pass (SPEC.md 6.3, 7.1).
+/// rms_norm(), then the rotary embedding, then window order in one pass.
 /// @param x      (B, L, D), token order
 /// @param weight (D)
 /// @param rope   angles of the grid

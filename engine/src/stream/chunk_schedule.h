@@ -5,7 +5,7 @@
 
 namespace flashvsr {
 
-/// Which frames and latents belong to chunk c of a stream (SPEC.md section 3). The first chunk takes 25
+/// Which frames and latents belong to chunk c of a stream. The first chunk takes 25
 /// frames and gives 21; each later one takes 8 and gives 8, four frames behind.
 namespace schedule {
 

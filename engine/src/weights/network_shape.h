@@ -44,7 +44,7 @@ struct TensorSpec {
     std::vector<int64_t> shape;
 };
 
-/// The tensors of the three weight files for a network of this shape (SPEC.md sections 1.1 to 1.3).
+/// The tensors of the three weight files for a network of this shape.
 std::vector<TensorSpec> dit_tensors(const NetworkShape &shape);
 std::vector<TensorSpec> lq_projector_tensors(const NetworkShape &shape);
 std::vector<TensorSpec> decoder_tensors(const NetworkShape &shape);
