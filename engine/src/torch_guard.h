@@ -30,8 +30,8 @@ private:
     c10::InferenceMode inference_;
 };
 
-/// How many processors this thread's operations use from now on, if the environment (OMP_NUM_THREADS) allows so
-/// many; other threads' stay as they are.
+/// How many processors this thread's operations use from now on, if the environment (OMP_NUM_THREADS) allows
+/// so many; other threads' stay as they are.
 void use_processors(int64_t count);
 
 /// The exception in flight as a code and a sentence; only in a catch block.

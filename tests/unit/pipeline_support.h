@@ -32,7 +32,8 @@ inline StreamOptions stream_options(Size input, double scale = 4) {
 }
 
 /// Smooth moving pictures, 8 bits, without scene cuts but at the frames named.
-inline std::vector<PicturePtr> moving_pictures(Size size, int64_t count, const std::vector<int64_t> &cuts = {}) {
+inline std::vector<PicturePtr> moving_pictures(Size size, int64_t count,
+                                               const std::vector<int64_t> &cuts = {}) {
     std::vector<PicturePtr> pictures;
     int scene = 0;
     for (int64_t t = 0; t < count; t++) {
@@ -43,9 +44,9 @@ inline std::vector<PicturePtr> moving_pictures(Size size, int64_t count, const s
         for (int64_t plane = 0; plane < 3; plane++)
             for (int64_t y = 0; y < size.height; y++)
                 for (int64_t x = 0; x < size.width; x++)
-                    *to++ = static_cast<uint8_t>(
-                        (scene % 2 ? 235 : 20) +
-                        (scene % 2 ? -1 : 1) * ((x * 3 + y * 2 * (plane + 1) + t) % 64));
+                    *to++ =
+                        static_cast<uint8_t>((scene % 2 ? 235 : 20) +
+                                             (scene % 2 ? -1 : 1) * ((x * 3 + y * 2 * (plane + 1) + t) % 64));
         FlashVSRFrame frame = {};
         frame.width = static_cast<int>(size.width);
         frame.height = static_cast<int>(size.height);
@@ -61,8 +62,9 @@ inline std::vector<PicturePtr> moving_pictures(Size size, int64_t count, const s
 }
 
 /// The first `wanted` pictures that one stream makes of pictures begin .. end-1.
-inline std::vector<at::Tensor> run_stream(const StreamOptions &options, const std::vector<PicturePtr> &pictures,
-                                          int64_t begin, int64_t end, int64_t wanted) {
+inline std::vector<at::Tensor> run_stream(const StreamOptions &options,
+                                          const std::vector<PicturePtr> &pictures, int64_t begin, int64_t end,
+                                          int64_t wanted) {
     const c10::InferenceMode guard;
     const Log log;
     StreamOptions placed = options;

@@ -16,7 +16,8 @@ using test::difference;
 
 constexpr Size input_size = {8, 6};
 
-std::vector<Segment> plan(int64_t frames, int64_t length, int64_t overlap, const std::vector<int64_t> &cuts = {}) {
+std::vector<Segment> plan(int64_t frames, int64_t length, int64_t overlap,
+                          const std::vector<int64_t> &cuts = {}) {
     SegmentPlanner planner(length, overlap);
     std::vector<Segment> segments;
     for (int64_t i = 0; i < frames; i++) {
@@ -74,17 +75,20 @@ TEST(SegmentPlanner, ChosenLengthsKeepLatentsAlignedAndFollowMemory) {
 }
 
 /// What segments are to give: each frame its own segment's stream, the overlaps mixed linearly.
-std::vector<at::Tensor> expected_segments(const PipelineOptions &options, const std::vector<PicturePtr> &pictures,
+std::vector<at::Tensor> expected_segments(const PipelineOptions &options,
+                                          const std::vector<PicturePtr> &pictures,
                                           const std::vector<Segment> &segments) {
     std::vector<at::Tensor> all(pictures.size());
     for (const Segment &segment : segments) {
         const auto frames = static_cast<int64_t>(pictures.size());
-        const int64_t read = segment.ends_at_cut ? segment.end : std::min(frames, segment.end + schedule::look_ahead);
+        const int64_t read =
+            segment.ends_at_cut ? segment.end : std::min(frames, segment.end + schedule::look_ahead);
         const std::vector<at::Tensor> own =
             test::run_stream(options.stream, pictures, segment.begin, read, segment.end - segment.begin);
         for (int64_t i = segment.begin; i < segment.end; i++) {
             const at::Tensor &pixels = own[i - segment.begin];
-            const double weight = static_cast<double>(i - segment.begin + 1) / static_cast<double>(segment.fade + 1);
+            const double weight =
+                static_cast<double>(i - segment.begin + 1) / static_cast<double>(segment.fade + 1);
             all[i] = i < segment.begin + segment.fade ? all[i] * (1 - weight) + pixels * weight : pixels;
         }
     }
@@ -110,8 +114,13 @@ TEST(SegmentPipeline, EveryFrameIsItsSegmentsOrTheLinearMix) {
     const c10::InferenceMode guard;
     const Log log;
     for (const auto &[frames, length, overlap, workers] :
-         {std::tuple<int64_t, int64_t, int64_t, size_t>{75, 30, 10, 2}, {75, 30, 0, 3}, {60, 21, 1, 2}, {130, 60, 25, 3},
-          {31, 30, 10, 2}, {30, 30, 10, 2}, {20, 30, 10, 3}}) {
+         {std::tuple<int64_t, int64_t, int64_t, size_t>{75, 30, 10, 2},
+          {75, 30, 0, 3},
+          {60, 21, 1, 2},
+          {130, 60, 25, 3},
+          {31, 30, 10, 2},
+          {30, 30, 10, 2},
+          {20, 30, 10, 3}}) {
         PipelineOptions options;
         options.stream = test::stream_options(input_size);
         options.multi_gpu = MultiGpu::frames;
@@ -135,8 +144,8 @@ TEST(SegmentPipeline, CutsAtScenesNeedNoMix) {
     const std::vector<PicturePtr> pictures = test::moving_pictures(input_size, 90, {26});
     const std::vector<Segment> segments = plan(90, 40, 10, {26});
     ASSERT_EQ(segments[0].end, 26);
-    expect_segments(test::run_pipeline(options, 2, pictures, log), expected_segments(options, pictures, segments),
-                    segments);
+    expect_segments(test::run_pipeline(options, 2, pictures, log),
+                    expected_segments(options, pictures, segments), segments);
 }
 
 TEST(SegmentPipeline, EveryLengthComesBackWholeFromSeveralWorkers) {
@@ -195,12 +204,14 @@ TEST(Faults, AWorkerThatFailsAtAnyStepChangesNothing) {
         for (const size_t worker : {0U, 1U})
             for (int64_t step = 0; step < 8; step++) {
                 std::atomic<int> warnings = 0;
-                const Log log([&](LogLevel level, const std::string &) { warnings += level == LogLevel::warning; });
+                const Log log(
+                    [&](LogLevel level, const std::string &) { warnings += level == LogLevel::warning; });
                 const auto got = test::run_pipeline(failing_once(options, worker, step), 2, clip, log);
                 EXPECT_LE(warnings, 1);
                 ASSERT_EQ(got.size(), expected.size());
                 for (size_t i = 0; i < got.size(); i++)
-                    ASSERT_TRUE(at::equal(got[i], expected[i])) << "frame " << i << " worker " << worker << " step " << step;
+                    ASSERT_TRUE(at::equal(got[i], expected[i]))
+                        << "frame " << i << " worker " << worker << " step " << step;
             }
     }
 }

@@ -52,8 +52,8 @@ TEST(Feather, WeightsSumToOneAtEveryPixel) {
                     sum.narrow(0, grid[i].y, grid[i].size.height)
                         .narrow(1, grid[i].x, grid[i].size.width)
                         .add_(feather.weight(i));
-                EXPECT_LE((sum - 1).abs().max().item<double>(), 3e-7) << target.width << "x" << target.height << " tile "
-                                                                      << tile << " overlap " << overlap;
+                EXPECT_LE((sum - 1).abs().max().item<double>(), 3e-7)
+                    << target.width << "x" << target.height << " tile " << tile << " overlap " << overlap;
             }
 }
 
@@ -61,7 +61,8 @@ TEST(Feather, WeightsSumToOneAtEveryPixel) {
 TEST(Feather, IdentityGivesBackTheBicubicUpscaleWhateverTheTiles) {
     std::mt19937 random(5);
     for (int round = 0; round < 40; round++) {
-        const Size input = {static_cast<int64_t>(2 + random() % 150), static_cast<int64_t>(2 + random() % 150)};
+        const Size input = {static_cast<int64_t>(2 + random() % 150),
+                            static_cast<int64_t>(2 + random() % 150)};
         const double scale = 1 + random() % 300 / 100.0;
         StreamOptions options = test::stream_options(input, scale);
         options.tile = 16 + static_cast<int64_t>(random() % 400);
@@ -84,17 +85,18 @@ TEST(Feather, IdentityGivesBackTheBicubicUpscaleWhateverTheTiles) {
         const std::vector<at::Tensor> out = pictures.finish(chunk, blended);
         ASSERT_EQ(out.size(), frames.size());
         for (size_t i = 0; i < out.size(); i++)
-            EXPECT_LE(test::difference(out[i], upscale_bicubic(frames[i], options.output.height, options.output.width)),
+            EXPECT_LE(test::difference(
+                          out[i], upscale_bicubic(frames[i], options.output.height, options.output.width)),
                       1e-6)
-                << input.width << "x" << input.height << " scale " << scale << " tile " << options.tile << " overlap "
-                << options.tile_overlap;
+                << input.width << "x" << input.height << " scale " << scale << " tile " << options.tile
+                << " overlap " << options.tile_overlap;
     }
 }
 
 struct MemoryStep {
-    int64_t free_mib;     ///< what the device says when asked
-    int64_t seen_mib;     ///< what a tile is seen to take
-    int64_t expected;     ///< batch after five batches
+    int64_t free_mib; ///< what the device says when asked
+    int64_t seen_mib; ///< what a tile is seen to take
+    int64_t expected; ///< batch after five batches
 };
 
 // 256x256 output pixels in fp32: the formula says 256^2 * 8 * 3 * 4 * 13 bytes = 78 MiB a tile.
@@ -107,9 +109,9 @@ TEST(BatchPlanner, FollowsFreeMemory) {
     const Log log;
     BatchPlanner planner(options, 256 * 256, 4, memory, log);
     EXPECT_EQ(planner.batch(), 3);
-    for (const MemoryStep &step : {MemoryStep{2048 + 1000, 100, 8}, MemoryStep{2048 + 450, 100, 4},
-                                   MemoryStep{2048 + 450, 200, 2}, MemoryStep{2048 + 1700, 50, 8},
-                                   MemoryStep{1000, 50, 1}, MemoryStep{1 << 15, 50, 8}}) {
+    for (const MemoryStep &step :
+         {MemoryStep{2048 + 1000, 100, 8}, MemoryStep{2048 + 450, 100, 4}, MemoryStep{2048 + 450, 200, 2},
+          MemoryStep{2048 + 1700, 50, 8}, MemoryStep{1000, 50, 1}, MemoryStep{1 << 15, 50, 8}}) {
         free_mib = step.free_mib;
         for (int i = 0; i < BatchPlanner::review_interval; i++)
             planner.succeeded(planner.batch(), step.seen_mib * planner.batch() * mib);
@@ -121,7 +123,12 @@ TEST(BatchPlanner, HalvesWhenMemoryRunsOutAndDoesNotTryThatAgain) {
     BatchOptions options;
     options.adaptive = true;
     const Log log;
-    BatchPlanner planner(options, 128 * 128, 4, [] { return DeviceMemory{int64_t{1} << 40, int64_t{1} << 40}; }, log);
+    BatchPlanner planner(
+        options, 128 * 128, 4,
+        [] {
+            return DeviceMemory{int64_t{1} << 40, int64_t{1} << 40};
+        },
+        log);
     EXPECT_EQ(planner.batch(), 8);
     EXPECT_TRUE(planner.out_of_memory(8));
     EXPECT_EQ(planner.batch(), 4);
@@ -141,7 +148,12 @@ TEST(BatchPlanner, KeepsWithinTheLimit) {
     options.limit = 10 * gib;
     const Log log;
     // 8 GiB are in use already: 2 of the 10 are left, for 1024x1024 tiles of 1.2 GiB.
-    BatchPlanner planner(options, 1024 * 1024, 4, [] { return DeviceMemory{72 * gib, 80 * gib}; }, log);
+    BatchPlanner planner(
+        options, 1024 * 1024, 4,
+        [] {
+            return DeviceMemory{72 * gib, 80 * gib};
+        },
+        log);
     EXPECT_EQ(planner.batch(), 1);
 }
 

@@ -103,10 +103,10 @@ void open(FlashVSRContext &ctx, const FlashVSRSettings &settings) {
     const StreamOptions &stream = options.stream;
     const std::vector<Tile> grid = stream_grid(stream);
     ctx.log(LogLevel::info, "model ", weights.name, " (version ", version_name(weights.version), ") on ",
-            settings.device ? settings.device : "auto", " in fp32: ", stream.input.width, "x", stream.input.height,
-            " to ", stream.output.width, "x", stream.output.height, ", ", grid.size(), " tile",
-            grid.size() == 1 ? "" : "s", " of ", grid.front().size.width, "x", grid.front().size.height, ", color fix ",
-            color_fix_name(stream.color_fix));
+            settings.device ? settings.device : "auto", " in fp32: ", stream.input.width, "x",
+            stream.input.height, " to ", stream.output.width, "x", stream.output.height, ", ", grid.size(),
+            " tile", grid.size() == 1 ? "" : "s", " of ", grid.front().size.width, "x",
+            grid.front().size.height, ", color fix ", color_fix_name(stream.color_fix));
 }
 
 } // namespace
@@ -238,8 +238,9 @@ void flashvsr_close(FlashVSRContext **ctx) {
             const WorkTotals work = totals(*closing->pipeline);
             const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - closing->opened;
             closing->log(LogLevel::info, closing->frames_out, " frames in ", work.chunks, " chunks, ",
-                         static_cast<double>(closing->frames_out) / seconds.count(), " frames/s, the network at work ",
-                         100 * work.busy_seconds / seconds.count(), " % of the time");
+                         static_cast<double>(closing->frames_out) / seconds.count(),
+                         " frames/s, the network at work ", 100 * work.busy_seconds / seconds.count(),
+                         " % of the time");
             return 0;
         });
     }

@@ -66,7 +66,8 @@ PipelineOptions pipeline_options(const FlashVSRSettings &settings) {
         fail(EINVAL, "overlap ", settings.overlap, " is below 0");
     options.overlap = settings.overlap;
     if (settings.segment < 0 || (settings.segment > 0 && settings.segment < 2 * settings.overlap))
-        fail(EINVAL, "segment ", settings.segment, " is less than two overlaps of ", settings.overlap, " frames");
+        fail(EINVAL, "segment ", settings.segment, " is less than two overlaps of ", settings.overlap,
+             " frames");
     options.segment = settings.segment;
     return options;
 }
@@ -116,8 +117,8 @@ void plan_tiles(StreamOptions &stream, const FlashVSRSettings &settings, const N
         if (settings.tile_size < 16 || settings.tile_size > FLASHVSR_MAX_SIZE)
             fail(EINVAL, "tile_size ", settings.tile_size, " is not between 16 and ", FLASHVSR_MAX_SIZE);
         if (settings.tile_size < 2 * settings.tile_overlap)
-            fail(EINVAL, "tile_size ", settings.tile_size, " is less than two overlaps of ", settings.tile_overlap,
-                 " pixels (tile_overlap)");
+            fail(EINVAL, "tile_size ", settings.tile_size, " is less than two overlaps of ",
+                 settings.tile_overlap, " pixels (tile_overlap)");
         stream.tile = scaled(settings.tile_size);
         return;
     case FLASHVSR_TILED_AUTO: {

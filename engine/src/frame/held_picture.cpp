@@ -40,7 +40,8 @@ HeldPicture::HeldPicture(const FlashVSRFrame &frame) : frame_(frame) {
         frame_.data[plane] = to;
         frame_.stride[plane] = row_bytes;
         for (int y = 0; y < frame.height; y++, to += row_bytes)
-            std::memcpy(to, static_cast<const char *>(frame.data[plane]) + y * frame.stride[plane], row_bytes);
+            std::memcpy(to, static_cast<const char *>(frame.data[plane]) + y * frame.stride[plane],
+                        row_bytes);
     }
 }
 

@@ -6,8 +6,8 @@
 
 namespace flashvsr {
 
-/// The devices that a setting names: "auto", "all", "cpu", or a list of such with '|' or ',' between. A device
-/// named twice is worked on by two threads.
+/// The devices that a setting names: "auto", "all", "cpu", or a list of such with '|' or ',' between. A
+/// device named twice is worked on by two threads.
 /// @throws Error ENODEV for one that is not known here, EINVAL for an empty list
 std::vector<std::string> parse_devices(const std::string &setting);
 

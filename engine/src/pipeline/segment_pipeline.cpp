@@ -23,19 +23,21 @@ int64_t segment_length(const PipelineOptions &options, size_t devices) {
         return options.segment;
     const Size output = options.stream.output;
     const int64_t picture_bytes = 3 * output.width * output.height * static_cast<int64_t>(sizeof(float));
-    return choose_segment_length(options.overlap, static_cast<int64_t>(devices), picture_bytes, host_memory().free);
+    return choose_segment_length(options.overlap, static_cast<int64_t>(devices), picture_bytes,
+                                 host_memory().free);
 }
 
 } // namespace
 
-SegmentPipeline::SegmentPipeline(const PipelineOptions &options, std::vector<WorkerDevice> devices, const Log &log)
+SegmentPipeline::SegmentPipeline(const PipelineOptions &options, std::vector<WorkerDevice> devices,
+                                 const Log &log)
     : options_(options), devices_(std::move(devices)), log_(log), keep_inputs_(devices_.size() > 1),
       planner_(segment_length(options, devices_.size()), options.overlap), stats_(devices_.size()),
       steps_(devices_.size()) {
     stream_grid(options_.stream); // its errors belong to the opening, not to the first frame
     if (planner_.splits())
-        log_(LogLevel::verbose, "segments of ", segment_length(options, devices_.size()), " frames that share ",
-             options_.overlap);
+        log_(LogLevel::verbose, "segments of ", segment_length(options, devices_.size()),
+             " frames that share ", options_.overlap);
     for (size_t i = 0; i < devices_.size(); i++)
         stats_[i].device = devices_[i].name;
     for (size_t i = 0; i < devices_.size(); i++)
@@ -58,9 +60,10 @@ bool SegmentPipeline::full_locked() const {
     const Job &newest = jobs_.back();
     if (!planner_.splits())
         return static_cast<int64_t>(newest.inputs.size()) >= read_ahead;
-    // Devices that are free need a segment each to start on; one more waits with enough for a start, and with so
-    // much that the segment before it is complete.
-    return !newest.running && newest.inputs_seen() >= std::max(read_ahead, options_.overlap + schedule::look_ahead + 1);
+    // Devices that are free need a segment each to start on; one more waits with enough for a start, and with
+    // so much that the segment before it is complete.
+    return !newest.running &&
+           newest.inputs_seen() >= std::max(read_ahead, options_.overlap + schedule::look_ahead + 1);
 }
 
 void SegmentPipeline::send(PicturePtr picture) {
@@ -102,8 +105,10 @@ void SegmentPipeline::flush() {
 }
 
 void SegmentPipeline::end_clip() {
-    // A last segment that lies within the overlap has nothing of its own. It was not started: see may_start().
-    if (jobs_.size() > 1 && jobs_.back().segment.fade > 0 && frames_in_ <= std::prev(jobs_.end(), 2)->segment.end)
+    // A last segment that lies within the overlap has nothing of its own. It was not started: see
+    // may_start().
+    if (jobs_.size() > 1 && jobs_.back().segment.fade > 0 &&
+        frames_in_ <= std::prev(jobs_.end(), 2)->segment.end)
         jobs_.pop_back();
     for (Job &job : jobs_) {
         job.segment.end = std::min(job.segment.end, frames_in_);
@@ -119,7 +124,8 @@ bool SegmentPipeline::may_start(const Job &job) const {
 Pipeline::Received SegmentPipeline::receive(OutputPicture &picture) {
     std::unique_lock lock(mutex_);
     const auto finished = [&] { return flushed_ && frames_out_ == frames_in_; };
-    changed_.wait(lock, [&] { return next_ready() || failure_ || finished() || (!flushed_ && !full_locked()); });
+    changed_.wait(lock,
+                  [&] { return next_ready() || failure_ || finished() || (!flushed_ && !full_locked()); });
     if (next_ready()) {
         picture.pixels = take_next();
         picture.index = frames_out_ - 1;
@@ -200,7 +206,8 @@ void SegmentPipeline::work(size_t worker, const std::stop_token &stop) {
 bool SegmentPipeline::take_job(JobRef &job, const std::stop_token &stop) {
     std::unique_lock lock(mutex_);
     const auto find = [&] {
-        job = std::find_if(jobs_.begin(), jobs_.end(), [&](const Job &candidate) { return may_start(candidate); });
+        job = std::find_if(jobs_.begin(), jobs_.end(),
+                           [&](const Job &candidate) { return may_start(candidate); });
         return job != jobs_.end();
     };
     if (!changed_.wait(lock, stop, find))
@@ -272,10 +279,11 @@ void SegmentPipeline::worker_failed(size_t worker, Job *job, const Error &error)
     const std::lock_guard lock(mutex_);
     stats_[worker].failed = true;
     job->running = false;
-    const bool others = std::any_of(stats_.begin(), stats_.end(), [](const WorkerStats &s) { return !s.failed; });
+    const bool others =
+        std::any_of(stats_.begin(), stats_.end(), [](const WorkerStats &s) { return !s.failed; });
     if (others)
-        log_(LogLevel::warning, "device ", devices_[worker].name, " failed (", error.what(), "): frames from ",
-             job->segment.begin, " on are run again on another");
+        log_(LogLevel::warning, "device ", devices_[worker].name, " failed (", error.what(),
+             "): frames from ", job->segment.begin, " on are run again on another");
     else if (!failure_)
         failure_ = error;
     changed_.notify_all();

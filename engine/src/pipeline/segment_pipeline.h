@@ -31,11 +31,11 @@ private:
     /// A segment under way: what it was given and what has come of it.
     struct Job {
         Segment segment;
-        std::deque<PicturePtr> inputs;   ///< frames begin + dropped ...
-        int64_t dropped = 0;             ///< inputs that are not kept any more
-        bool closed = false;             ///< no more inputs will come
-        std::deque<at::Tensor> outputs;  ///< frames begin + taken ...
-        int64_t taken = 0, made = 0;     ///< outputs given out, outputs made in all
+        std::deque<PicturePtr> inputs;  ///< frames begin + dropped ...
+        int64_t dropped = 0;            ///< inputs that are not kept any more
+        bool closed = false;            ///< no more inputs will come
+        std::deque<at::Tensor> outputs; ///< frames begin + taken ...
+        int64_t taken = 0, made = 0;    ///< outputs given out, outputs made in all
         bool running = false;
 
         int64_t inputs_seen() const { return dropped + static_cast<int64_t>(inputs.size()); }

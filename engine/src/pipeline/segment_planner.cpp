@@ -13,7 +13,8 @@ namespace {
 
 // How far before its regular end a segment may end for the sake of a cut, as a part of its length.
 constexpr int64_t cut_window_divisor = 4;
-// Long enough that 25 frames of warm-up and the overlap are a small part, short enough to spread a short clip.
+// Long enough that 25 frames of warm-up and the overlap are a small part, short enough to spread a short
+// clip.
 constexpr int64_t longest_segment = 256, shortest_steps = 4;
 
 } // namespace
@@ -42,7 +43,8 @@ std::optional<Segment> SegmentPlanner::begin_at(int64_t frame, bool scene_cut, S
     if (length_ == 0)
         return std::nullopt;
     const int64_t next = current->begin + length_ - overlap_;
-    if (scene_cut && frame <= next && frame >= next - length_ / cut_window_divisor && frame > current->begin + current->fade) {
+    if (scene_cut && frame <= next && frame >= next - length_ / cut_window_divisor &&
+        frame > current->begin + current->fade) {
         current->end = frame;
         current->ends_at_cut = true;
         return segment(0);
@@ -54,7 +56,8 @@ int64_t choose_segment_length(int64_t overlap, int64_t workers, int64_t picture_
     const int64_t budget = free_bytes / 4 / std::max<int64_t>(1, workers * picture_bytes);
     // Whole chunks, and a stride that is a multiple of four frames keeps the latents of all segments aligned.
     const int64_t shortest = std::max(2 * overlap, overlap + shortest_steps * schedule::frames_per_chunk);
-    const int64_t stride = (std::clamp(budget, shortest, std::max(shortest, longest_segment)) - overlap) / 4 * 4;
+    const int64_t stride =
+        (std::clamp(budget, shortest, std::max(shortest, longest_segment)) - overlap) / 4 * 4;
     return std::max(stride, (overlap + 3) / 4 * 4) + overlap;
 }
 

@@ -12,8 +12,8 @@ struct Segment {
     static constexpr int64_t open_end = std::numeric_limits<int64_t>::max() / 2;
 
     int64_t begin = 0, end = open_end;
-    int64_t fade = 0;            ///< frames from begin on that it shares with the segment before
-    bool ends_at_cut = false;    ///< what comes after is another scene: not even look-ahead is taken from it
+    int64_t fade = 0;         ///< frames from begin on that it shares with the segment before
+    bool ends_at_cut = false; ///< what comes after is another scene: not even look-ahead is taken from it
 };
 
 /// How FFmpeg measures scene changes: the mean absolute frame difference, or its change from frame to frame

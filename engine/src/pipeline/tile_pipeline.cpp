@@ -23,7 +23,8 @@ TilePipeline::TilePipeline(const PipelineOptions &options, std::vector<WorkerDev
     : options_(options), devices_(std::move(devices)), log_(log), pictures_(options.stream),
       grid_(stream_grid(options.stream)), feather_(grid_, pictures_.target()), stats_(devices_.size()) {
     // Shares of whole batches, so that the batches are those of one device.
-    const auto batch = static_cast<size_t>(options.stream.batch.adaptive ? 1 : std::max<int64_t>(1, options.stream.batch.batch));
+    const auto batch = static_cast<size_t>(
+        options.stream.batch.adaptive ? 1 : std::max<int64_t>(1, options.stream.batch.batch));
     const size_t batches = (grid_.size() + batch - 1) / batch, workers = std::min(devices_.size(), batches);
     for (size_t i = 0; i < workers; i++) {
         const size_t first = i * batches / workers * batch,
@@ -33,8 +34,8 @@ TilePipeline::TilePipeline(const PipelineOptions &options, std::vector<WorkerDev
                                                           devices_[i].memory, log)),
                            i});
     }
-    log_(LogLevel::verbose, grid_.size(), " tiles of ", grid_.front().size.width, "x", grid_.front().size.height,
-         " output pixels on ", workers, " of ", devices_.size(), " devices");
+    log_(LogLevel::verbose, grid_.size(), " tiles of ", grid_.front().size.width, "x",
+         grid_.front().size.height, " output pixels on ", workers, " of ", devices_.size(), " devices");
     for (size_t i = 0; i < devices_.size(); i++)
         stats_[i].device = devices_[i].name;
     threads_.emplace_back([this](const std::stop_token &stop) { read(stop); });
@@ -75,7 +76,8 @@ void TilePipeline::flush() {
 Pipeline::Received TilePipeline::receive(OutputPicture &picture) {
     std::unique_lock lock(mutex_);
     const auto finished = [&] { return flushed_ && frames_out_ == frames_in_; };
-    changed_.wait(lock, [&] { return !output_.empty() || failure_ || finished() || (!flushed_ && !full_locked()); });
+    changed_.wait(
+        lock, [&] { return !output_.empty() || failure_ || finished() || (!flushed_ && !full_locked()); });
     if (!output_.empty()) {
         picture = {frames_out_++, std::move(output_.front())};
         output_.pop_front();
@@ -130,7 +132,8 @@ void TilePipeline::read(const std::stop_token &stop) {
                 frames.push_back(picture->to_tensor());
             PictureChunk chunk = pictures_.begin(frames);
             const std::lock_guard lock(mutex_);
-            jobs_.push_back({std::move(chunk), std::vector<std::vector<TileOutput>>(shares_.size()), shares_.size()});
+            jobs_.push_back(
+                {std::move(chunk), std::vector<std::vector<TileOutput>>(shares_.size()), shares_.size()});
             changed_.notify_all();
         }
     } catch (...) {
@@ -141,7 +144,8 @@ void TilePipeline::read(const std::stop_token &stop) {
 std::optional<size_t> TilePipeline::next_share(size_t worker) const {
     std::optional<size_t> next;
     for (size_t i = 0; i < shares_.size(); i++)
-        if (shares_[i].worker == worker && shares_[i].next_chunk < first_job_ + static_cast<int64_t>(jobs_.size()) &&
+        if (shares_[i].worker == worker &&
+            shares_[i].next_chunk < first_job_ + static_cast<int64_t>(jobs_.size()) &&
             (!next || shares_[i].next_chunk < shares_[*next].next_chunk))
             next = i;
     return next;
@@ -223,7 +227,8 @@ void TilePipeline::finish(Job &job, const std::stop_token &stop) {
 void TilePipeline::worker_failed(size_t worker, const Error &error) {
     const std::lock_guard lock(mutex_);
     stats_[worker].failed = true;
-    const auto other = std::find_if(stats_.begin(), stats_.end(), [](const WorkerStats &s) { return !s.failed; });
+    const auto other =
+        std::find_if(stats_.begin(), stats_.end(), [](const WorkerStats &s) { return !s.failed; });
     if (other == stats_.end()) {
         if (!failure_)
             failure_ = error;
@@ -232,8 +237,8 @@ void TilePipeline::worker_failed(size_t worker, const Error &error) {
         for (Share &share : shares_)
             if (share.worker == worker)
                 share.worker = heir;
-        log_(LogLevel::warning, "device ", devices_[worker].name, " failed (", error.what(), "): its tiles go on on ",
-             devices_[heir].name);
+        log_(LogLevel::warning, "device ", devices_[worker].name, " failed (", error.what(),
+             "): its tiles go on on ", devices_[heir].name);
     }
     changed_.notify_all();
 }

@@ -13,8 +13,8 @@
 namespace flashvsr {
 
 /// One endless stream whose tiles are dealt out to devices, a run of neighbouring tiles to each: no seam in
-/// time, and the same pictures as on one device. The tiles of a device that fails go on, from where they were,
-/// on another.
+/// time, and the same pictures as on one device. The tiles of a device that fails go on, from where they
+/// were, on another.
 class TilePipeline : public Pipeline {
 public:
     TilePipeline(const PipelineOptions &options, std::vector<WorkerDevice> devices, const Log &log);

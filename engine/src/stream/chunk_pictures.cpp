@@ -28,10 +28,12 @@ at::Tensor fix_color(ColorFix color_fix, const at::Tensor &content, const at::Te
 
 } // namespace
 
-ChunkPictures::ChunkPictures(const StreamOptions &options) : options_(options), target_(target_size(options.output)) {}
+ChunkPictures::ChunkPictures(const StreamOptions &options)
+    : options_(options), target_(target_size(options.output)) {}
 
 at::Tensor ChunkPictures::low_quality(std::span<const at::Tensor> frames) const {
-    at::Tensor result = at::empty({3, static_cast<int64_t>(frames.size()), target_.height, target_.width}, at::kFloat);
+    at::Tensor result =
+        at::empty({3, static_cast<int64_t>(frames.size()), target_.height, target_.width}, at::kFloat);
     for (size_t i = 0; i < frames.size(); i++) {
         const at::Tensor slot = result.select(1, static_cast<int64_t>(i));
         // The end's copies of one picture need no second upscaling.

@@ -17,12 +17,12 @@ struct PictureChunk {
     int64_t index = 0;      ///< chunks of the stream before it
     at::Tensor low_quality; ///< (3, 25 or 8, target height, target width), upscaled and padded
     at::Tensor noise;       ///< (16, 6 or 2, target height / 8, target width / 8)
-    at::Tensor condition;   ///< (3, 21 or 8, target height, target width), low quality of the output's indices
-    int64_t pictures = 0;   ///< how many of the output's frames are of real pictures
+    at::Tensor condition; ///< (3, 21 or 8, target height, target width), low quality of the output's indices
+    int64_t pictures = 0; ///< how many of the output's frames are of real pictures
 };
 
-/// The picture side of a stream: pictures to chunks and the network's frames back to pictures. It counts frames
-/// and pads the clip's end; it knows no network and no tiles. N pictures in, N pictures out.
+/// The picture side of a stream: pictures to chunks and the network's frames back to pictures. It counts
+/// frames and pads the clip's end; it knows no network and no tiles. N pictures in, N pictures out.
 class ChunkPictures {
 public:
     explicit ChunkPictures(const StreamOptions &options);
@@ -37,7 +37,8 @@ public:
     int64_t frames_held() const { return frames_in_ - frames_out_; }
 
     /// Start the next chunk.
-    /// @param frames (3, h, w) in [-1, 1]; frames_wanted() of them, or fewer, even none, at the clip's end: the
+    /// @param frames (3, h, w) in [-1, 1]; frames_wanted() of them, or fewer, even none, at the clip's end:
+    /// the
     ///               last picture is repeated, and what is made of its copies is dropped
     PictureChunk begin(std::span<const at::Tensor> frames);
 

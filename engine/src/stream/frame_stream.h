@@ -5,9 +5,9 @@
 
 namespace flashvsr {
 
-/// A run of consecutive pictures through the network on one device: upscaled, padded, cut into tiles, run chunk
-/// by chunk, blended, cropped, colour fixed. N pictures in, N pictures out. Not thread-safe; the model may be
-/// shared.
+/// A run of consecutive pictures through the network on one device: upscaled, padded, cut into tiles, run
+/// chunk by chunk, blended, cropped, colour fixed. N pictures in, N pictures out. Not thread-safe; the model
+/// may be shared.
 class FrameStream {
 public:
     /// @throws Error EINVAL where the options keep no attention at this size
@@ -45,7 +45,7 @@ private:
 std::vector<Tile> stream_grid(const StreamOptions &options);
 
 /// The planner of a device that runs tiles of that grid.
-BatchPlanner make_batch_planner(const StreamOptions &options, const std::vector<Tile> &grid, const Model &model,
-                                MemoryProvider memory, const Log &log);
+BatchPlanner make_batch_planner(const StreamOptions &options, const std::vector<Tile> &grid,
+                                const Model &model, MemoryProvider memory, const Log &log);
 
 } // namespace flashvsr

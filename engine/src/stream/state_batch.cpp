@@ -9,7 +9,8 @@ namespace {
 
 /// Every tensor of the states, in one order; all have the batch as their first dimension.
 std::vector<at::Tensor *> tensors(StreamState &state) {
-    std::vector<at::Tensor *> all = {&state.projector.conv1_tail, &state.projector.conv2_tail, &state.look_ahead};
+    std::vector<at::Tensor *> all = {&state.projector.conv1_tail, &state.projector.conv2_tail,
+                                     &state.look_ahead};
     for (KvCache &cache : state.dit.blocks) {
         all.push_back(&cache.key);
         all.push_back(&cache.value);

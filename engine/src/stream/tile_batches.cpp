@@ -16,8 +16,8 @@ constexpr int64_t latent_pixels = 8;
 
 } // namespace
 
-TileBatches::TileBatches(std::shared_ptr<const Model> model, const SparseOptions &sparse, const std::vector<Tile> &grid,
-                         size_t first, size_t count, BatchPlanner planner)
+TileBatches::TileBatches(std::shared_ptr<const Model> model, const SparseOptions &sparse,
+                         const std::vector<Tile> &grid, size_t first, size_t count, BatchPlanner planner)
     : model_(std::move(model)), sparse_(sparse), grid_(grid), planner_(std::move(planner)) {
     for (size_t i = first; i < first + count; i++)
         batches_.push_back({i, 1, {}});
@@ -38,7 +38,8 @@ void TileBatches::step(const PictureChunk &chunk, const std::function<void(const
                 throw error;
             if (!planner_.out_of_memory(tiles))
                 fail(ENOMEM, "a tile of ", grid_[batch.first].size.width, "x", grid_[batch.first].size.height,
-                     " output pixels does not fit the memory: ", error.what(), "; a smaller tile_size needs less");
+                     " output pixels does not fit the memory: ", error.what(),
+                     "; a smaller tile_size needs less");
             continue;
         }
         planner_.succeeded(tiles, 0);
@@ -78,7 +79,8 @@ at::Tensor TileBatches::run(Batch &batch, const PictureChunk &chunk, const Obser
     for (size_t i = batch.first; i < batch.first + batch.count; i++) {
         const Tile &tile = grid_[i];
         const auto cut = [&](const at::Tensor &x, int64_t unit) {
-            return x.narrow(2, tile.y / unit, tile.size.height / unit).narrow(3, tile.x / unit, tile.size.width / unit);
+            return x.narrow(2, tile.y / unit, tile.size.height / unit)
+                .narrow(3, tile.x / unit, tile.size.width / unit);
         };
         frames.push_back(cut(chunk.low_quality, 1));
         noise.push_back(cut(chunk.noise, latent_pixels));

@@ -17,11 +17,11 @@ namespace flashvsr {
 class TileBatches {
 public:
     /// @param first, count the tiles of the grid that are run here
-    TileBatches(std::shared_ptr<const Model> model, const SparseOptions &sparse, const std::vector<Tile> &grid,
-                size_t first, size_t count, BatchPlanner planner);
+    TileBatches(std::shared_ptr<const Model> model, const SparseOptions &sparse,
+                const std::vector<Tile> &grid, size_t first, size_t count, BatchPlanner planner);
 
-    /// Run a chunk on every tile; `done` is called batch by batch, in the grid's order. After an exception the
-    /// call may be repeated with the same chunk: it goes on with the batch that failed.
+    /// Run a chunk on every tile; `done` is called batch by batch, in the grid's order. After an exception
+    /// the call may be repeated with the same chunk: it goes on with the batch that failed.
     /// @throws Error ENOMEM where one tile alone does not fit
     void step(const PictureChunk &chunk, const std::function<void(const TileOutput &)> &done,
               const Observer &observer = {});

@@ -13,7 +13,9 @@ namespace {
 
 constexpr int64_t estimate_factor = 13, colours = 3;
 
-int64_t mebibytes(int64_t bytes) { return bytes >> 20; }
+int64_t mebibytes(int64_t bytes) {
+    return bytes >> 20;
+}
 
 } // namespace
 
@@ -30,8 +32,8 @@ DeviceMemory host_memory() {
     return memory;
 }
 
-BatchPlanner::BatchPlanner(const BatchOptions &options, int64_t tile_pixels, int64_t value_bytes, MemoryProvider memory,
-                           const Log &log)
+BatchPlanner::BatchPlanner(const BatchOptions &options, int64_t tile_pixels, int64_t value_bytes,
+                           MemoryProvider memory, const Log &log)
     : options_(options),
       tile_bytes_(tile_pixels * schedule::frames_per_chunk * colours * value_bytes * estimate_factor),
       memory_(std::move(memory)), log_(log) {
@@ -53,8 +55,8 @@ void BatchPlanner::review() {
     const int64_t usable = usable_bytes();
     const int64_t batch = std::clamp<int64_t>(usable / tile_bytes_, 1, ceiling_);
     if (batch != batch_)
-        log_(LogLevel::verbose, "tile batch ", batch_, " -> ", batch, ": ", mebibytes(usable), " MiB usable, ",
-             mebibytes(tile_bytes_), " MiB a tile (", seen_ ? "seen" : "estimated", ")");
+        log_(LogLevel::verbose, "tile batch ", batch_, " -> ", batch, ": ", mebibytes(usable),
+             " MiB usable, ", mebibytes(tile_bytes_), " MiB a tile (", seen_ ? "seen" : "estimated", ")");
     batch_ = batch;
 }
 
@@ -78,8 +80,8 @@ bool BatchPlanner::out_of_memory(int64_t tiles) {
     // What did not fit now is not tried again.
     ceiling_ = std::max<int64_t>(1, tiles / 2);
     batch_ = std::min(batch_, ceiling_);
-    log_(LogLevel::warning, "out of memory with ", tiles, " tiles in a batch, ", mebibytes(memory.free), " of ",
-         mebibytes(memory.total), " MiB free: going on with ", batch_);
+    log_(LogLevel::warning, "out of memory with ", tiles, " tiles in a batch, ", mebibytes(memory.free),
+         " of ", mebibytes(memory.total), " MiB free: going on with ", batch_);
     return true;
 }
 

@@ -21,15 +21,15 @@ DeviceMemory host_memory();
 
 struct BatchOptions {
     bool adaptive = false;
-    int64_t batch = 1;     ///< tiles in a step when not adaptive
-    int64_t limit = 0;     ///< most bytes of the device to use; 0: all but the margin
+    int64_t batch = 1; ///< tiles in a step when not adaptive
+    int64_t limit = 0; ///< most bytes of the device to use; 0: all but the margin
 };
 
 /// How many tiles go through a model step together. Not thread-safe.
 ///
 /// Adaptive: 1 to 8 from free memory less a margin of 2 GiB, divided by what a tile takes: at first
-/// side^2 * frames * 3 * bytes * 13, then the most a tile was seen to take. Looked at again every 5 batches; halved
-/// when memory runs out. Every change is logged with its numbers.
+/// side^2 * frames * 3 * bytes * 13, then the most a tile was seen to take. Looked at again every 5 batches;
+/// halved when memory runs out. Every change is logged with its numbers.
 class BatchPlanner {
 public:
     static constexpr int64_t max_batch = 8, review_interval = 5;
@@ -43,7 +43,8 @@ public:
     /// Tiles of the next batch, at least 1.
     int64_t batch() const { return batch_; }
 
-    /// A batch of `tiles` went through and took `bytes` of memory above what was in use before (0: not known).
+    /// A batch of `tiles` went through and took `bytes` of memory above what was in use before (0: not
+    /// known).
     void succeeded(int64_t tiles, int64_t bytes);
 
     /// A batch of `tiles` ran out of memory: the next is half as large.
@@ -55,8 +56,8 @@ private:
     int64_t usable_bytes() const;
 
     BatchOptions options_;
-    int64_t tile_bytes_;      ///< what a tile is taken to need
-    bool seen_ = false;       ///< tile_bytes_ was measured
+    int64_t tile_bytes_; ///< what a tile is taken to need
+    bool seen_ = false;  ///< tile_bytes_ was measured
     MemoryProvider memory_;
     const Log &log_;
     int64_t batch_ = 1, ceiling_ = max_batch, batches_ = 0;

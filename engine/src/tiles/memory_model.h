@@ -9,7 +9,8 @@
 
 namespace flashvsr {
 
-/// An estimate, on the large side, of the memory that a stream's first and largest step takes, less the weights.
+/// An estimate, on the large side, of the memory that a stream's first and largest step takes, less the
+/// weights.
 /// @param target      output pixels of the network's input, multiples of 128
 /// @param kv_groups   groups in the K/V cache
 /// @param value_bytes bytes of a value in the model's precision
@@ -18,8 +19,8 @@ int64_t step_bytes(const NetworkShape &shape, Size target, int64_t kv_groups, in
 /// An estimate of what whole pictures of a chunk take beside the tiles.
 int64_t picture_bytes(Size target);
 
-/// Sides to cut a picture into, largest first: the first is the largest that is estimated to fit, and 0 there is
-/// the whole picture; the rest are for when the estimate is wrong. Input pixels.
+/// Sides to cut a picture into, largest first: the first is the largest that is estimated to fit, and 0 there
+/// is the whole picture; the rest are for when the estimate is wrong. Input pixels.
 /// @param scale   output size / input size
 /// @param overlap input pixels that tiles share; every side is more than two of them
 std::vector<int64_t> choose_tile_sizes(const NetworkShape &shape, Size target, double scale, int64_t overlap,

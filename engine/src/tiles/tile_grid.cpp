@@ -26,7 +26,8 @@ std::vector<int64_t> corners(int64_t picture, int64_t tile, int64_t overlap) {
 }
 
 /// Weights along one direction: per corner a line of `tile` values.
-std::map<int64_t, std::vector<double>> line_weights(const std::set<int64_t> &starts, int64_t tile, int64_t picture) {
+std::map<int64_t, std::vector<double>> line_weights(const std::set<int64_t> &starts, int64_t tile,
+                                                    int64_t picture) {
     std::map<int64_t, std::vector<double>> lines;
     std::vector<double> sum(picture);
     for (auto start = starts.begin(); start != starts.end(); ++start) {
@@ -38,7 +39,8 @@ std::map<int64_t, std::vector<double>> line_weights(const std::set<int64_t> &sta
         if (start != starts.begin())
             ramp(*std::prev(start) + tile - *start, [&](int64_t i) -> double & { return line[i]; });
         if (std::next(start) != starts.end())
-            ramp(*start + tile - *std::next(start), [&](int64_t i) -> double & { return line[tile - 1 - i]; });
+            ramp(*start + tile - *std::next(start),
+                 [&](int64_t i) -> double & { return line[tile - 1 - i]; });
         for (int64_t i = 0; i < tile; i++)
             sum[*start + i] += line[i];
         lines[*start] = std::move(line);
@@ -75,7 +77,8 @@ Feather::Feather(std::vector<Tile> grid, Size target) : grid_(std::move(grid)) {
     const auto row_lines = line_weights(rows, size.height, target.height),
                col_lines = line_weights(cols, size.width, target.width);
     for (const Tile &tile : grid_)
-        ramps_.push_back({to_tensor(row_lines.at(tile.y)).unsqueeze(1), to_tensor(col_lines.at(tile.x)).unsqueeze(0)});
+        ramps_.push_back(
+            {to_tensor(row_lines.at(tile.y)).unsqueeze(1), to_tensor(col_lines.at(tile.x)).unsqueeze(0)});
 }
 
 void Feather::accumulate(at::Tensor &picture, const TileOutput &output, const at::Tensor &like) const {

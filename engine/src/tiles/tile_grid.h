@@ -10,7 +10,8 @@
 namespace flashvsr {
 
 /// A network input: a rectangle of the padded output picture, in output pixels. Sides are multiples of 128,
-/// so that tiles of one grid can be batched; corners are multiples of 8, so that tiles see the picture's noise.
+/// so that tiles of one grid can be batched; corners are multiples of 8, so that tiles see the picture's
+/// noise.
 struct Tile {
     int64_t y = 0, x = 0;
     Size size;

@@ -96,9 +96,8 @@ at::Tensor block_sparse_attention(const at::Tensor &q, const at::Tensor &k, cons
 at::Tensor cross_attention(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v) {
     const int64_t batch = q.size(0), length = q.size(1), heads = k.size(0);
     const at::Tensor split = q.view({batch, length, heads, head_dim}).transpose(1, 2);
-    const at::Tensor out =
-        at::scaled_dot_product_attention(split, k.unsqueeze(0).expand({batch, -1, -1, -1}),
-                                         v.unsqueeze(0).expand({batch, -1, -1, -1}));
+    const at::Tensor out = at::scaled_dot_product_attention(split, k.unsqueeze(0).expand({batch, -1, -1, -1}),
+                                                            v.unsqueeze(0).expand({batch, -1, -1, -1}));
     return out.transpose(1, 2).reshape({batch, length, heads * head_dim});
 }
 
