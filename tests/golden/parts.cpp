@@ -6,7 +6,9 @@
 #include "model/color_fix.h"
 #include "model/rope.h"
 #include "npy.h"
+#include "ops/block_mask.h"
 #include "ops/norm.h"
+#include "ops/windows.h"
 #include "published_steps.h"
 #include "stream/chunk_schedule.h"
 
@@ -129,19 +131,9 @@ void run_draft_mask(const Part &part) {
         const at::Tensor k = split(part.input(prefix + "_pooled_k"));
         const at::Tensor local = local_window_mask(rows, cols, parameter(*entry, "local_range"));
         const at::Tensor probabilities = draft_probabilities(q, k, local);
-        const at::Tensor mask = select_blocks(probabilities, rows * cols, parameter(*entry, "topk"));
+        const BlockLists lists = select_blocks(probabilities, rows * cols, parameter(*entry, "topk"));
         part.check(prefix + "_prob", probabilities.view({heads * groups, rows * cols, -1}));
-        part.check(prefix + "_mask", mask[0]);
-        // What the attention itself is given.
-        const BlockLists lists = to_block_lists(mask);
-        at::Tensor listed = at::zeros(mask.sizes(), at::kBool);
-        const at::Tensor indices = lists.indices.view({-1, lists.indices.size(-1)});
-        const at::Tensor counts = lists.counts.flatten();
-        const at::Tensor rows_of_mask = listed.view({-1, mask.size(-1)});
-        for (int64_t row = 0; row < indices.size(0); row++)
-            rows_of_mask[row].index_fill_(0, indices[row].narrow(0, 0, counts[row].item<int>()).to(at::kLong),
-                                          true);
-        part.check(prefix + "_mask", listed[0], "as lists");
+        part.check(prefix + "_mask", to_mask(lists)[0]);
     }
 }
 
@@ -251,16 +243,17 @@ void run_norms(const Part &part) {
         }
         const at::Tensor window =
             at::cat({rows, at::ones({window_tokens - rows.size(0), dim})}).unsqueeze(0).contiguous();
-        const at::Tensor normed = from_windows(rms_norm_rope_to_windows(window, norm_q, still, grid), grid);
-        part.check("rms_norm_q", normed[0].narrow(0, 0, rows.size(0)), "with RoPE");
+        const at::Tensor query = at::empty({1, dim / head_dim, 1, window_tokens, head_dim});
+        qkv_to_windows(window.repeat({1, 1, 3}), {norm_q, norm_q}, still, grid,
+                       {query, at::empty_like(query), at::empty_like(query)});
+        part.check("rms_norm_q", from_windows(query, grid)[0].narrow(0, 0, rows.size(0)), "with RoPE");
     }
 
     const at::Tensor channels = part.input("chan_in"); // (1, C, T, h, w)
     const at::Tensor gamma = weight(weights.lq_projector, "norm1.gamma").flatten();
-    part.check("chan_norm1", channel_rms_norm(channels.transpose(1, 2).flatten(0, 1).contiguous(), gamma)
-                                 .view({channels.size(0), channels.size(2), channels.size(1),
-                                        channels.size(3), channels.size(4)})
-                                 .transpose(1, 2));
+    part.check(
+        "chan_norm1",
+        channel_norm(channels.permute({0, 2, 3, 4, 1}).contiguous(), gamma, false).permute({0, 4, 1, 2, 3}));
     part.check("adain_out", adain(part.input("adain_hq"), part.input("adain_lq")));
 }
 

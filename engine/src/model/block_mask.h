@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
-#include "ops/block_lists.h"
 #include "ops/token_grid.h"
 
 #include <ATen/core/Tensor.h>
@@ -26,21 +25,5 @@ int64_t block_budget(double sparse_ratio, const TokenGrid &grid);
 /// Which blocks a block sees by distance: (n, n) bool, n = rows*cols. Block (ry,rx) sees (cy,cx) iff
 /// -(range/2) <= cy-ry < range - range/2, and the same in x.
 at::Tensor local_window_mask(int64_t rows, int64_t cols, int64_t local_range);
-
-/// Softmax over the key windows of the scaled products of pooled queries and keys; masked ones are 0.
-/// @param pooled_q (B, heads, query_windows, 128) fp32
-/// @param pooled_k (B, heads, key_windows, 128) fp32
-/// @param local    (n, n) bool, repeated over temporal groups
-/// @return (B, heads, query_windows, key_windows) fp32
-at::Tensor draft_probabilities(const at::Tensor &pooled_q, const at::Tensor &pooled_k,
-                               const at::Tensor &local);
-
-/// Keep what is greater than the (budget+1)-th largest value of its (batch, head, temporal query group).
-/// @param probabilities (B, heads, query_windows, key_windows)
-/// @param group_windows query windows of a temporal group
-/// @return bool, of the same shape
-at::Tensor select_blocks(const at::Tensor &probabilities, int64_t group_windows, int64_t budget);
-
-BlockLists to_block_lists(const at::Tensor &mask);
 
 } // namespace flashvsr

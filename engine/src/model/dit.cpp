@@ -3,6 +3,7 @@
 
 #include "model/rope.h"
 #include "ops/attention.h"
+#include "ops/block_mask.h"
 #include "ops/norm.h"
 
 #include <ATen/ATen.h>
@@ -15,10 +16,8 @@ namespace {
 
 constexpr double timestep = 1000;
 constexpr int64_t latent_channels = 16, patch_side = 2;
-
-at::Tensor linear(const at::Tensor &x, const LinearWeights &weights) {
-    return at::linear(x, weights.weight, weights.bias);
-}
+// Slots of a new ring: the first chunk's three groups, and one more where a later chunk will want it at once.
+constexpr int64_t first_groups = 3, usual_slots = 4;
 
 /// [cos(a_i), sin(a_i)], a_i = timestep * 10000^(-i/(n/2)): (1, n), cosines first.
 at::Tensor sinusoidal_embedding(int64_t n) {
@@ -52,6 +51,18 @@ at::Tensor patchify(const at::Tensor &latents) {
         .reshape({batch, frames * height * width, latent_channels * patch_side * patch_side});
 }
 
+/// Grow a ring of groups, (B, heads, slots*n, ...), to `slots` slots; a new one is made `like` another
+/// tensor.
+at::Tensor with_slots(const at::Tensor &ring, int64_t slots, int64_t n, const at::Tensor &like) {
+    const int64_t missing = slots * n - (ring.defined() ? ring.size(2) : 0);
+    if (missing <= 0)
+        return ring;
+    std::vector<int64_t> shape = like.sizes().vec();
+    shape[2] = missing;
+    const at::Tensor more = at::empty(shape, like.options());
+    return ring.defined() ? at::cat({ring, more}, 2) : more;
+}
+
 } // namespace
 
 /// What the blocks of one call share.
@@ -59,76 +70,113 @@ struct Dit::Step {
     TokenGrid grid;
     RopeTable rope;
     at::Tensor local_mask;
-    int64_t budget, kv_groups;
+    int64_t budget;
+    int64_t oldest;   ///< slot of the oldest group
+    int64_t slot;     ///< where this chunk's groups go
+    int64_t attended; ///< groups, this chunk's included
+    int64_t dropped;  ///< groups that leave afterwards
+    int64_t slots;    ///< least size of the ring
     const Observer &observer;
+
+    /// The windows of the groups from `first` on, oldest first.
+    at::Tensor windows_by_age(int64_t first) const {
+        const int64_t n = grid.group_windows();
+        const at::Tensor groups = at::arange(first, attended, at::kLong).add_(oldest).remainder_(attended);
+        return groups.mul(n).unsqueeze(1).add(at::arange(n, at::kLong)).flatten();
+    }
 };
 
 Dit::Dit(const TensorMap &weights, const at::Tensor &prompt, const NetworkShape &shape,
          const Placement &place)
-    : dim_(shape.dim) {
-    const auto tensor = [&](const std::string &name) { return place(weights.at(name)); };
+    : dim_(shape.dim), place_(place) {
+    // What depends on the weights alone is computed in fp32, whatever the precision.
+    const auto wide = [&](const std::string &name) { return place.wide(weights.at(name)); };
+    const auto wide_layer = [&](const std::string &name) {
+        return LinearWeights{wide(name + ".weight"), wide(name + ".bias")};
+    };
     const auto layer = [&](const std::string &name) {
-        return LinearWeights{tensor(name + ".weight"), tensor(name + ".bias")};
+        return LinearWeights{place(weights.at(name + ".weight")), wide(name + ".bias")};
+    };
+    const auto gated_layer = [&](const std::string &name, const at::Tensor &gate) {
+        return LinearWeights{place(wide(name + ".weight") * gate.unsqueeze(1)), wide(name + ".bias") * gate};
     };
 
     patch_ = layer("patch_embedding");
     patch_.weight = patch_.weight.view({dim_, -1});
-    sinusoid_ = place(sinusoidal_embedding(shape.freq_dim));
-    time_ = linear(at::silu(linear(sinusoid_, layer("time_embedding.0"))), layer("time_embedding.2"));
-    time_modulation_ = linear(at::silu(time_), layer("time_projection.1")).view({6, dim_});
-    context_ =
-        linear(at::gelu(linear(place(prompt), layer("text_embedding.0")), "tanh"), layer("text_embedding.2"));
+    sinusoid_ = place.wide(sinusoidal_embedding(shape.freq_dim));
+    time_ =
+        linear(at::silu(linear(sinusoid_, wide_layer("time_embedding.0"))), wide_layer("time_embedding.2"));
+    time_modulation_ = linear(at::silu(time_), wide_layer("time_projection.1")).view({6, dim_});
+    context_ = linear(linear(place.wide(prompt), wide_layer("text_embedding.0"), Activation::gelu),
+                      wide_layer("text_embedding.2"));
 
     for (int64_t i = 0; i < shape.blocks; i++) {
         const std::string name = concat("blocks.", i), self = name + ".self_attn.",
                           cross = name + ".cross_attn.";
+        // There is one timestep, so the modulation is a constant of the weights.
+        const at::Tensor modulation = wide(name + ".modulation")[0] + time_modulation_;
         Block block;
         // One product for q, k and v.
-        block.qkv.weight =
-            at::cat({tensor(self + "q.weight"), tensor(self + "k.weight"), tensor(self + "v.weight")});
-        block.qkv.bias = at::cat({tensor(self + "q.bias"), tensor(self + "k.bias"), tensor(self + "v.bias")});
-        block.self_out = layer(self + "o");
-        block.norm_q = tensor(self + "norm_q.weight");
-        block.norm_k = tensor(self + "norm_k.weight");
+        const LinearWeights q = layer(self + "q"), k = layer(self + "k"), v = layer(self + "v");
+        block.qkv = {at::cat({q.weight, k.weight, v.weight}), at::cat({q.bias, k.bias, v.bias})};
+        block.self_out = gated_layer(self + "o", modulation[2]);
+        block.norm = {wide(self + "norm_q.weight"), wide(self + "norm_k.weight")};
         block.cross_q = layer(cross + "q");
         block.cross_out = layer(cross + "o");
-        block.cross_norm_q = tensor(cross + "norm_q.weight");
-        block.norm3_weight = tensor(name + ".norm3.weight");
-        block.norm3_bias = tensor(name + ".norm3.bias");
+        block.cross_norm_q = wide(cross + "norm_q.weight");
+        block.norm3_weight = wide(name + ".norm3.weight");
+        block.norm3_bias = wide(name + ".norm3.bias");
         block.ffn_in = layer(name + ".ffn.0");
-        block.ffn_out = layer(name + ".ffn.2");
-        // There is one timestep, so the modulation is a constant of the weights.
-        const at::Tensor modulation = tensor(name + ".modulation")[0] + time_modulation_;
+        block.ffn_out = gated_layer(name + ".ffn.2", modulation[5]);
         block.shift1 = modulation[0];
         block.scale1 = modulation[1] + 1;
         block.gate1 = modulation[2];
         block.shift2 = modulation[3];
         block.scale2 = modulation[4] + 1;
-        block.gate2 = modulation[5];
-        block.context_key =
-            split_heads(rms_norm(linear(context_, layer(cross + "k")), tensor(cross + "norm_k.weight"))[0]);
-        block.context_value = split_heads(linear(context_, layer(cross + "v"))[0]);
+        block.context_key = place(split_heads(
+            rms_norm(linear(context_, wide_layer(cross + "k")), wide(cross + "norm_k.weight"))[0]));
+        block.context_value = place(split_heads(linear(context_, wide_layer(cross + "v"))[0]));
         blocks_.push_back(std::move(block));
     }
 
     head_ = layer("head.head");
-    const at::Tensor modulation = tensor("head.modulation")[0] + time_;
+    const at::Tensor modulation = wide("head.modulation")[0] + time_;
     head_shift_ = modulation[0];
     head_scale_ = modulation[1] + 1;
+}
+
+void Dit::make_tables(const TokenGrid &grid, const SparseOptions &sparse, DitState &state) const {
+    const RopeTable rope = make_rope_table(grid, 0);
+    state.rope_y = place_.upload(rope.y);
+    state.rope_x = place_.upload(rope.x);
+    state.local_mask =
+        place_.upload(local_window_mask(grid.block_rows(), grid.block_cols(), sparse.local_range));
 }
 
 at::Tensor Dit::predict(const at::Tensor &latents, int64_t first_latent,
                         const std::vector<at::Tensor> &lq_tokens, const SparseOptions &sparse,
                         DitState &state, const Observer &observer) const {
     const TokenGrid grid{latents.size(2), latents.size(3) / patch_side, latents.size(4) / patch_side};
-    const Step step{grid,
-                    make_rope_table(grid, first_latent),
-                    local_window_mask(grid.block_rows(), grid.block_cols(), sparse.local_range),
-                    block_budget(sparse.sparse_ratio, grid),
-                    sparse.kv_groups(),
-                    observer};
     DitState after = state;
     after.blocks.resize(blocks_.size());
+    if (!after.local_mask.defined())
+        make_tables(grid, sparse, after);
+
+    const int64_t attended = state.kept + grid.groups();
+    // At most one group leaves per chunk, as published.
+    const int64_t dropped = attended > sparse.kv_groups() ? 1 : 0;
+    const Step step{grid,
+                    {place_.upload(rope_times(grid.frames, first_latent)), after.rope_y, after.rope_x},
+                    after.local_mask,
+                    block_budget(sparse.sparse_ratio, grid),
+                    state.oldest,
+                    (state.oldest + state.kept) % attended,
+                    attended,
+                    dropped,
+                    std::max(attended, std::clamp(sparse.kv_groups() + 1, first_groups, usual_slots)),
+                    observer};
+    after.oldest = (state.oldest + dropped) % attended;
+    after.kept = attended - dropped;
 
     at::Tensor x = linear(patchify(latents), patch_);
     observer("patch_embed", x);
@@ -138,20 +186,22 @@ at::Tensor Dit::predict(const at::Tensor &latents, int64_t first_latent,
         if (i < lq_tokens.size())
             x.add_(lq_tokens[i]);
 
-        at::Tensor y = layer_norm(x, block.scale1, block.shift1);
-        x.addcmul_(self_attention(block, i, y, step, after.blocks[i]), block.gate1);
+        at::Tensor y =
+            self_attention(block, i, layer_norm(x, block.scale1, block.shift1), step, after.blocks[i]);
+        if (i == 0 && observer.listens())
+            observer("b0_self_attn_out", linear(y, block.self_out).div(block.gate1));
+        linear_add(x, y, block.self_out);
 
         y = rms_norm(linear(layer_norm(x, block.norm3_weight, block.norm3_bias), block.cross_q),
                      block.cross_norm_q);
-        y = linear(cross_attention(y, block.context_key, block.context_value), block.cross_out);
-        if (i == 0)
-            observer("b0_cross_attn_out", y);
-        x.add_(y);
+        y = cross_attention(y, block.context_key, block.context_value);
+        if (i == 0 && observer.listens())
+            observer("b0_cross_attn_out", linear(y, block.cross_out));
+        linear_add(x, y, block.cross_out);
         observer.check_stop();
 
-        y = linear(layer_norm(x, block.scale2, block.shift2), block.ffn_in);
-        at::gelu_(y, "tanh");
-        x.addcmul_(linear(y, block.ffn_out), block.gate2);
+        linear_add(x, linear(layer_norm(x, block.scale2, block.shift2), block.ffn_in, Activation::gelu),
+                   block.ffn_out);
         if (observer.listens())
             observer(concat("block", i, "_out"), x);
     }
@@ -160,40 +210,46 @@ at::Tensor Dit::predict(const at::Tensor &latents, int64_t first_latent,
     return prediction;
 }
 
+/// Before the output projection, (B, L, dim).
 at::Tensor Dit::self_attention(const Block &block, size_t index, const at::Tensor &x, const Step &step,
                                KvCache &cache) const {
-    const Observer &observer = step.observer;
-    const auto qkv = linear(x, block.qkv).split(dim_, -1);
-    const at::Tensor q = rms_norm_rope_to_windows(qkv[0], block.norm_q, step.rope, step.grid);
-    const at::Tensor new_k = rms_norm_rope_to_windows(qkv[1], block.norm_k, step.rope, step.grid);
-    const at::Tensor new_v = to_windows(qkv[2], step.grid);
-    const at::Tensor k = cache.key.defined() ? at::cat({cache.key, new_k}, 2) : new_k;
-    const at::Tensor v = cache.value.defined() ? at::cat({cache.value, new_v}, 2) : new_v;
+    const TokenGrid &grid = step.grid;
+    const int64_t n = grid.group_windows(), windows = grid.windows(), heads = dim_ / head_dim;
+    const at::Tensor q = at::empty({x.size(0), heads, windows, window_tokens, head_dim}, x.options());
+    const at::Tensor pooled_q =
+        at::empty({x.size(0), heads, windows, head_dim}, x.options().dtype(at::kFloat));
+    cache = {with_slots(cache.key, step.slots, n, q), with_slots(cache.value, step.slots, n, q),
+             with_slots(cache.pooled_key, step.slots, n, pooled_q)};
 
-    const at::Tensor probabilities = draft_probabilities(q.mean(3), k.mean(3), step.local_mask);
-    const int64_t n = step.grid.group_windows();
-    const at::Tensor mask = select_blocks(probabilities, n, step.budget);
-    const at::Tensor attended = block_sparse_attention(q, k, v, to_block_lists(mask));
-    at::Tensor out = linear(from_windows(attended, step.grid), block.self_out);
+    const auto written = [&](const at::Tensor &ring) { return ring.narrow(2, step.slot * n, windows); };
+    const QkvWindows to{q, written(cache.key), written(cache.value)};
+    qkv_to_windows(linear(x, block.qkv), block.norm, step.rope, grid, to);
+    pool_windows(q, pooled_q);
+    pool_windows(to.key, written(cache.pooled_key));
 
-    // At most one group leaves per chunk, as published.
-    const int64_t groups = k.size(2) / n, dropped = groups > step.kv_groups ? n : 0;
-    cache.key = k.narrow(2, dropped, k.size(2) - dropped);
-    cache.value = v.narrow(2, dropped, v.size(2) - dropped);
+    // In the ring's order: the sum over keys has none of its own, and the local mask is the same for all
+    // groups.
+    const auto attended = [&](const at::Tensor &ring) { return ring.narrow(2, 0, step.attended * n); };
+    const at::Tensor probabilities =
+        draft_probabilities(pooled_q, attended(cache.pooled_key), step.local_mask);
+    const BlockLists lists = select_blocks(probabilities, n, step.budget);
+    const at::Tensor out = block_sparse_attention(q, attended(cache.key), attended(cache.value), lists, grid);
 
-    if (observer.listens()) {
+    if (const Observer &observer = step.observer; observer.listens()) {
+        const auto by_age = [&](const at::Tensor &x, int64_t dim, int64_t first) {
+            return x.index_select(dim, step.windows_by_age(first).to(x.device()));
+        };
         if (index == 0) {
-            observer("b0_q_rope", from_windows(q, step.grid));
-            observer("b0_k_rope", from_windows(new_k, step.grid));
+            observer("b0_q_rope", from_windows(q, grid));
+            observer("b0_k_rope", from_windows(to.key.contiguous(), grid));
             observer("b0_q_windows", windows_last(q));
-            observer("b0_k_windows_cat", windows_last(k));
-            observer("b0_attn_core_windowed", windows_last(attended).flatten(0, 1).unsqueeze(0));
-            observer("b0_self_attn_out", out);
+            observer("b0_k_windows_cat", windows_last(by_age(cache.key, 2, 0)));
+            observer("b0_attn_core_windowed", windows_last(to_windows(out, grid)).flatten(0, 1).unsqueeze(0));
         }
-        observer(concat("block", index, "_draft_prob"), probabilities[0]);
-        observer(concat("block", index, "_mask"), mask[0]);
-        observer(concat("cache_k_block", index), windows_last(cache.key));
-        observer(concat("cache_v_block", index), windows_last(cache.value));
+        observer(concat("block", index, "_draft_prob"), by_age(probabilities[0], 2, 0));
+        observer(concat("block", index, "_mask"), by_age(to_mask(lists)[0], 2, 0));
+        observer(concat("cache_k_block", index), windows_last(by_age(cache.key, 2, step.dropped)));
+        observer(concat("cache_v_block", index), windows_last(by_age(cache.value, 2, step.dropped)));
     }
     return out;
 }

@@ -4,6 +4,8 @@
 #include "model/block_mask.h"
 #include "model/observer.h"
 #include "model/placement.h"
+#include "ops/linear.h"
+#include "ops/windows.h"
 #include "weights/network_shape.h"
 #include "weights/tensor_map.h"
 
@@ -13,18 +15,19 @@
 
 namespace flashvsr {
 
-/// Keys (after RoPE) and values of the latest temporal groups, oldest first; undefined before the first
-/// chunk.
+/// Keys (after RoPE) and values of a block's latest temporal groups, in the slots of a ring; undefined before
+/// the first chunk.
 struct KvCache {
-    at::Tensor key, value; ///< (B, heads, groups*group_windows, 128, 128)
+    at::Tensor key, value; ///< (B, heads, slots*group_windows, 128, 128)
+    at::Tensor pooled_key; ///< (B, heads, slots*group_windows, 128) fp32
 };
 
+/// What a stream remembers. A step writes to slots that this state does not refer to, so that it can be run
+/// again from here until it has succeeded.
 struct DitState {
     std::vector<KvCache> blocks;
-};
-
-struct LinearWeights {
-    at::Tensor weight, bias; ///< (out, in), (out)
+    int64_t kept = 0, oldest = 0;          ///< groups in the ring, slot of the first
+    at::Tensor rope_y, rope_x, local_mask; ///< of the stream's size, made by its first chunk
 };
 
 /// The diffusion transformer: one step from noise to latents. Upstream
@@ -49,21 +52,24 @@ public:
 
 private:
     struct Block {
-        LinearWeights qkv, self_out, cross_q, cross_out, ffn_in, ffn_out;
-        at::Tensor norm_q, norm_k, cross_norm_q; ///< (dim)
-        at::Tensor norm3_weight, norm3_bias;     ///< (dim)
-        at::Tensor shift1, scale1, gate1;        ///< (dim); scales are 1 + the modulation
-        at::Tensor shift2, scale2, gate2;        ///< (dim)
-        at::Tensor context_key, context_value;   ///< (heads, S, 128)
+        LinearWeights qkv, self_out, cross_q, cross_out, ffn_in, ffn_out; ///< gates folded into the outputs
+        QkvNorm norm;
+        at::Tensor cross_norm_q;                   ///< (dim) fp32, as all that follow
+        at::Tensor norm3_weight, norm3_bias;       ///< (dim)
+        at::Tensor shift1, scale1, shift2, scale2; ///< (dim); scales are 1 + the modulation
+        at::Tensor gate1;                          ///< (dim)
+        at::Tensor context_key, context_value;     ///< (heads, S, 128)
     };
 
     struct Step;
 
     at::Tensor self_attention(const Block &block, size_t index, const at::Tensor &x, const Step &step,
                               KvCache &cache) const;
+    void make_tables(const TokenGrid &grid, const SparseOptions &sparse, DitState &state) const;
     at::Tensor head(const at::Tensor &x, const TokenGrid &grid, const Observer &observer) const;
 
     int64_t dim_;
+    Placement place_;
     LinearWeights patch_, head_; ///< (dim, 64), (64, dim)
     at::Tensor head_shift_, head_scale_;
     at::Tensor sinusoid_, time_, time_modulation_, context_; ///< (1, freq), (1, dim), (6, dim), (1, S, dim)

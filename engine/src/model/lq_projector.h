@@ -3,6 +3,8 @@
 
 #include "model/observer.h"
 #include "model/placement.h"
+#include "ops/conv.h"
+#include "ops/linear.h"
 #include "weights/network_shape.h"
 #include "weights/tensor_map.h"
 #include "weights/version.h"
@@ -15,8 +17,8 @@ namespace flashvsr {
 
 /// Temporal memory of the projector's two convolutions. Empty tensors: no clip was seen yet.
 struct LqProjectorState {
-    at::Tensor conv1_tail; ///< (B, 2, 768, H/16, W/16) last two unshuffled frames
-    at::Tensor conv2_tail; ///< (B, 2, hidden1, H/16, W/16) last two activations of conv1
+    at::Tensor conv1_tail; ///< (B, 2, H/16, W/16, 768) last two unshuffled frames
+    at::Tensor conv2_tail; ///< (B, 2, H/16, W/16, hidden1) last two activations of conv1
 
     bool first() const { return !conv1_tail.defined(); }
 };
@@ -37,12 +39,10 @@ public:
 
 private:
     Version version_;
-    Placement place_;
     // A (4,3,3) kernel over time as a 3x3 kernel over four frames' stacked channels.
-    at::Tensor conv1_weight_, conv1_bias_;                  ///< (hidden1, 4*768, 3, 3), (hidden1)
-    at::Tensor conv2_weight_, conv2_bias_;                  ///< (hidden2, 4*hidden1, 3, 3), (hidden2)
-    at::Tensor norm1_gamma_, norm2_gamma_;                  ///< (hidden1), (hidden2)
-    std::vector<std::pair<at::Tensor, at::Tensor>> linear_; ///< (dim, hidden2), (dim)
+    ConvWeights conv1_, conv2_;            ///< (hidden1, 4*768, 3, 3), (hidden2, 4*hidden1, 3, 3)
+    at::Tensor norm1_gamma_, norm2_gamma_; ///< (hidden1), (hidden2) fp32
+    std::vector<LinearWeights> linear_;    ///< (dim, hidden2)
 };
 
 } // namespace flashvsr

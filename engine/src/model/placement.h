@@ -11,7 +11,15 @@ struct Placement {
     at::ScalarType dtype = at::kFloat;
 
     /// The tensor as the model uses it; the tensor itself where nothing changes (mapped fp32 weights).
-    at::Tensor operator()(const at::Tensor &weight) const { return weight.to(device, dtype).contiguous(); }
+    at::Tensor operator()(const at::Tensor &tensor) const { return tensor.to(device, dtype).contiguous(); }
+
+    /// The tensor on the device in fp32.
+    at::Tensor wide(const at::Tensor &tensor) const { return tensor.to(device, at::kFloat).contiguous(); }
+
+    /// A tensor of the host on the device, in its own type. Queued: neither waits for the other.
+    at::Tensor upload(const at::Tensor &host) const {
+        return device.is_cpu() ? host : host.pin_memory().to(device, true);
+    }
 };
 
 } // namespace flashvsr

@@ -27,8 +27,12 @@ at::Tensor axis_table(int64_t first, int64_t positions, int64_t dims) {
 
 } // namespace
 
+at::Tensor rope_times(int64_t frames, int64_t first_latent) {
+    return axis_table(first_latent, frames, time_dims);
+}
+
 RopeTable make_rope_table(const TokenGrid &grid, int64_t first_latent) {
-    return {axis_table(first_latent, grid.frames, time_dims), axis_table(0, grid.height, space_dims),
+    return {rope_times(grid.frames, first_latent), axis_table(0, grid.height, space_dims),
             axis_table(0, grid.width, space_dims)};
 }
 

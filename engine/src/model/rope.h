@@ -10,4 +10,7 @@ namespace flashvsr {
 /// computed in double, so positions have no end.
 RopeTable make_rope_table(const TokenGrid &grid, int64_t first_latent);
 
+/// The time axis of such a table alone.
+at::Tensor rope_times(int64_t frames, int64_t first_latent);
+
 } // namespace flashvsr

@@ -64,14 +64,9 @@ void report_frames(const Observer &observer, int64_t layer, const at::Tensor &x,
 
 } // namespace
 
-at::Tensor TcDecoder::Conv::operator()(const at::Tensor &x) const {
-    return at::conv2d(x, weight, bias, 1, weight.size(2) / 2);
-}
-
-TcDecoder::TcDecoder(const TensorMap &weights, const NetworkShape &shape, const Placement &place)
-    : place_(place) {
+TcDecoder::TcDecoder(const TensorMap &weights, const NetworkShape &shape, const Placement &place) {
     const auto conv = [&](const std::string &name) {
-        Conv result;
+        ConvWeights result;
         result.weight = place(weights.at(name + ".weight")).contiguous(layout);
         if (const auto bias = weights.find(name + ".bias"); bias != weights.end())
             result.bias = place(bias->second);
@@ -83,7 +78,7 @@ TcDecoder::TcDecoder(const TensorMap &weights, const NetworkShape &shape, const 
             return conv(name);
         at::Tensor identity = at::zeros({channels, channels, 3, 3}, at::kFloat);
         identity.select(2, 1).select(2, 1).copy_(at::eye(channels, at::kFloat));
-        return Conv{place(identity), {}};
+        return ConvWeights{place(identity).contiguous(layout), {}};
     };
 
     input_ = conv("decoder.1");
@@ -113,16 +108,16 @@ at::Tensor TcDecoder::run_stage(size_t index, at::Tensor x, int64_t batch, TcDec
         // Frame t's past is frame t-1 as it came into this block.
         const at::Tensor past = previous_frames(x, memory.defined() ? memory : at::zeros_like(last));
         const auto &convs = stage.blocks[i].convs;
-        at::Tensor y = convs[0](at::cat({x, past}, 1)).relu_();
-        y = convs[1](y).relu_();
-        y = convs[2](y).add_(x).relu_();
+        at::Tensor y = conv2d(at::cat({x, past}, 1), convs[0], true);
+        y = conv2d(y, convs[1], true);
+        y = conv2d(y, convs[2], true, x);
         memory = count == 1 ? x : last.clone(layout);
         x = y;
         report_frames(observer, first_layer + static_cast<int64_t>(i), x, batch);
         observer.check_stop();
     }
     // A 1x1 convolution commutes with nearest-neighbour upsampling: a quarter of the work before it.
-    x = stage.grow(x);
+    x = conv2d(x, stage.grow);
     if (observer.listens())
         report_frames(
             observer, first_layer + 4,
@@ -130,8 +125,14 @@ at::Tensor TcDecoder::run_stage(size_t index, at::Tensor x, int64_t batch, TcDec
                                    {2 * x.size(2), 2 * x.size(3)}),
             batch, stage.growth);
     x = split_frames(x, stage.growth);
-    x = stage.conv(at::upsample_nearest2d(x, {2 * x.size(2), 2 * x.size(3)}));
-    report_frames(observer, first_layer + 5, x, batch);
+    x = at::upsample_nearest2d(x, {2 * x.size(2), 2 * x.size(3)});
+    // The network's last layers have a ReLU here, the stages before have none.
+    const bool last = index + 1 == stages_.size();
+    if (last && observer.listens())
+        report_frames(observer, first_layer + 5, conv2d(x, stage.conv), batch);
+    x = conv2d(x, stage.conv, last);
+    if (!last)
+        report_frames(observer, first_layer + 5, x, batch);
     return x;
 }
 
@@ -152,15 +153,15 @@ at::Tensor TcDecoder::decode(const at::Tensor &latents, const at::Tensor &condit
         observer.check_stop();
         at::Tensor x = at::cat({frames.select(1, t), latents.select(2, t)}, 1).div_(3).tanh_().mul_(3);
         report_frames(observer, 0, x, batch);
-        x = input_(x.contiguous(layout)).relu_();
+        x = conv2d(x.contiguous(layout), input_, true);
         report_frames(observer, 2, x, batch);
-        x = input2_(x).relu_();
+        x = conv2d(x, input2_, true);
         report_frames(observer, 4, x, batch);
         for (size_t i = 0; i < stages_.size(); i++)
             x = run_stage(i, x, batch, after, observer);
-        x = output1_(x.relu()).relu_();
+        x = conv2d(x, output1_, true);
         report_frames(observer, 25, x, batch);
-        x = output2_(x).contiguous();
+        x = conv2d(x, output2_).contiguous();
         report_frames(observer, 26, x, batch);
         decoded.push_back(x.view({batch, frames_per_latent, 3, x.size(2), x.size(3)}));
     }

@@ -3,6 +3,7 @@
 
 #include "model/observer.h"
 #include "model/placement.h"
+#include "ops/conv.h"
 #include "weights/network_shape.h"
 #include "weights/tensor_map.h"
 
@@ -33,25 +34,20 @@ public:
                       const Observer &observer = {}) const;
 
 private:
-    struct Conv {
-        at::Tensor weight, bias; ///< (out, in, k, k), (out) or undefined
-        at::Tensor operator()(const at::Tensor &x) const;
-    };
     struct MemoryBlock {
-        std::array<Conv, 3> convs;
+        std::array<ConvWeights, 3> convs;
     };
     /// Three memory blocks, then twice the size and `growth` times the frames.
     struct Stage {
         std::array<MemoryBlock, 3> blocks;
-        Conv grow, conv; ///< (growth*C, C, 1, 1), (C', C, 3, 3)
+        ConvWeights grow, conv; ///< (growth*C, C, 1, 1), (C', C, 3, 3)
         int64_t growth;
     };
 
     at::Tensor run_stage(size_t index, at::Tensor x, int64_t batch, TcDecoderState &state,
                          const Observer &observer) const;
 
-    Placement place_;
-    Conv input_, input2_, output1_, output2_;
+    ConvWeights input_, input2_, output1_, output2_;
     std::array<Stage, 3> stages_;
 };
 

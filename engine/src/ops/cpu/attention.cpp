@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-#include "ops/attention.h"
-
-#include "ops/token_grid.h"
+#include "ops/cpu/ops.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -11,7 +9,7 @@
 #include <cmath>
 #include <vector>
 
-namespace flashvsr {
+namespace flashvsr::cpu {
 
 namespace {
 
@@ -73,7 +71,7 @@ private:
 } // namespace
 
 at::Tensor block_sparse_attention(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
-                                  const BlockLists &lists) {
+                                  const BlockLists &lists, const TokenGrid &grid) {
     const int64_t heads = q.size(0) * q.size(1), queries = q.size(2), keys = k.size(2);
     at::Tensor result = at::empty(q.sizes(), q.options());
     const at::Tensor q_heads = q.flatten(0, 1), k_heads = k.flatten(0, 1), v_heads = v.flatten(0, 1),
@@ -90,7 +88,7 @@ at::Tensor block_sparse_attention(const at::Tensor &q, const at::Tensor &k, cons
                    out_heads[head][window]);
         }
     });
-    return result;
+    return from_windows(result, grid);
 }
 
 at::Tensor cross_attention(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v) {
@@ -101,4 +99,4 @@ at::Tensor cross_attention(const at::Tensor &q, const at::Tensor &k, const at::T
     return out.transpose(1, 2).reshape({batch, length, heads * head_dim});
 }
 
-} // namespace flashvsr
+} // namespace flashvsr::cpu

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "ops/dispatch.h"
+
+#include <ATen/ATen.h>
+
+namespace flashvsr {
+
+at::Tensor linear(const at::Tensor &x, const LinearWeights &weights, Activation activation) {
+    return FLASHVSR_DISPATCH(x, linear(x, weights, activation));
+}
+
+void linear_add(const at::Tensor &sum, const at::Tensor &x, const LinearWeights &weights) {
+    FLASHVSR_DISPATCH(x, linear_add(sum, x, weights));
+}
+
+at::Tensor layer_norm(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias) {
+    return FLASHVSR_DISPATCH(x, layer_norm(x, weight, bias));
+}
+
+at::Tensor rms_norm(const at::Tensor &x, const at::Tensor &weight) {
+    return FLASHVSR_DISPATCH(x, rms_norm(x, weight));
+}
+
+at::Tensor channel_norm(const at::Tensor &x, const at::Tensor &gamma, bool silu) {
+    return FLASHVSR_DISPATCH(x, channel_norm(x, gamma, silu));
+}
+
+void qkv_to_windows(const at::Tensor &qkv, const QkvNorm &norm, const RopeTable &rope, const TokenGrid &grid,
+                    const QkvWindows &windows) {
+    FLASHVSR_DISPATCH(qkv, qkv_to_windows(qkv, norm, rope, grid, windows));
+}
+
+void pool_windows(const at::Tensor &windows, const at::Tensor &pooled) {
+    FLASHVSR_DISPATCH(windows, pool_windows(windows, pooled));
+}
+
+at::Tensor draft_probabilities(const at::Tensor &pooled_q, const at::Tensor &pooled_k,
+                               const at::Tensor &local) {
+    return FLASHVSR_DISPATCH(pooled_q, draft_probabilities(pooled_q, pooled_k, local));
+}
+
+BlockLists select_blocks(const at::Tensor &probabilities, int64_t group_windows, int64_t budget) {
+    return FLASHVSR_DISPATCH(probabilities, select_blocks(probabilities, group_windows, budget));
+}
+
+at::Tensor to_mask(const BlockLists &lists) {
+    const int64_t keys = lists.indices.size(3);
+    const at::Tensor listed = at::arange(keys, lists.counts.options()).lt(lists.counts.unsqueeze(3));
+    // What is not listed goes to one column more.
+    const at::Tensor columns =
+        at::where(listed, lists.indices, at::scalar_tensor(keys, lists.indices.options()));
+    std::vector<int64_t> shape = lists.indices.sizes().vec();
+    shape.back()++;
+    return at::zeros(shape, columns.options().dtype(at::kBool))
+        .scatter_(3, columns.to(at::kLong), true)
+        .narrow(3, 0, keys)
+        .contiguous();
+}
+
+at::Tensor block_sparse_attention(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
+                                  const BlockLists &lists, const TokenGrid &grid) {
+    return FLASHVSR_DISPATCH(q, block_sparse_attention(q, k, v, lists, grid));
+}
+
+at::Tensor cross_attention(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v) {
+    return FLASHVSR_DISPATCH(q, cross_attention(q, k, v));
+}
+
+at::Tensor stack_frames(const at::Tensor &frames, const at::Tensor &sources) {
+    return FLASHVSR_DISPATCH(frames, stack_frames(frames, sources));
+}
+
+at::Tensor conv2d(const at::Tensor &x, const ConvWeights &weights, bool relu, const at::Tensor &residual) {
+    return FLASHVSR_DISPATCH(x, conv2d(x, weights, relu, residual));
+}
+
+} // namespace flashvsr
