@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A store of degraded clips on the training device, renewed while training runs."""
+
 import collections
 
 import torch
@@ -8,12 +9,14 @@ import clips as clip_maker
 import codec as codec_module
 import resample
 
-LEAD_IN_FRAMES = 8  # coded ahead of half of the clips and thrown away, so that not every clip starts with a key frame
+LEAD_IN_FRAMES = (
+    8  # coded ahead of half of the clips and thrown away, so that not every clip starts with a key frame
+)
 
 
 class Bank:
-    """lq and gt: (capacity,T,3,S,S) uint8. Clips are made on the device, coded on the CPU, and come back in order, so
-    the contents depend on the seed alone."""
+    """lq and gt: (capacity,T,3,S,S) uint8. Clips are made on the device, coded on the CPU, and come back in
+    order, so the contents depend on the seed alone."""
 
     def __init__(self, crops, capacity, frames, size, codec, coded_share, rng, batch=16):
         shape = (capacity, frames, 3, size, size)
@@ -66,7 +69,8 @@ class Bank:
             self.order()
 
     def draw(self, batch, frames, size):
-        """Random clips, cut in time and space, turned and mirrored: lq (B,3,F,S,S) in [-1,1], gt (B,F,3,S,S) in [0,1]."""
+        """Random clips, cut in time and space, turned and mirrored: lq (B,3,F,S,S) in [-1,1], gt (B,F,3,S,S)
+        in [0,1]."""
         device = self.lq.device
         index = (torch.rand(batch, device=device) * self.filled).long()
         time = (torch.rand(batch, 1, device=device) * (self.frames - frames + 1)).long()
@@ -78,8 +82,8 @@ class Bank:
         flip = torch.rand(3, batch, 1, device=device) < 0.5
         y = torch.where(flip[0], y.flip(1), y)
         x = torch.where(flip[1], x.flip(1), x)
-        flat = ((y * self.size)[:, :, None] + x[:, None, :])
-        turned = ((y * self.size)[:, None, :] + x[:, :, None])
+        flat = (y * self.size)[:, :, None] + x[:, None, :]
+        turned = (y * self.size)[:, None, :] + x[:, :, None]
         flat = torch.where(flip[2][..., None], turned, flat)  # (B,S,S)
         plane = self.size * self.size
         start = (index[:, None] * self.frames + time)[:, :, None] * 3 + torch.arange(3, device=device)

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Write trained weights as a model directory in the published layout, in fp16.
 
-    export.py average.pt FOLDER --name flashvsr-mini --licence CC0-1.0
+export.py average.pt FOLDER --name flashvsr-mini --licence CC0-1.0
 """
+
 import argparse
 import json
 import pathlib
@@ -13,18 +14,18 @@ from safetensors.torch import load_file, save_file
 
 DIT_FILE, PROJECTOR_FILE = "diffusion_pytorch_model_streaming_dmd.safetensors", "LQ_proj_in.ckpt"
 DECODER_FILE, PROMPT_FILE = "TCDecoder.ckpt", "posi_prompt.pth"
-PARTS = ("dit", "lq", "tc")
 
 
-def split(average):
-    """{"<part>.tensors.<name with |>": tensor} -> {part: {published name: fp16 tensor}}"""
-    parts = {part: {} for part in PARTS}
-    for key, tensor in average.items():
-        part, name = key.split(".tensors.")
-        if not torch.isfinite(tensor.half()).all():
-            raise ValueError(f"{part} {name.replace('|', '.')} does not fit fp16")
-        parts[part][name.replace("|", ".")] = tensor.half().cpu().contiguous()
-    return parts
+def to_half(parts):
+    """{part: {published name: tensor}} in fp16, whatever does not fit being an error"""
+    for part, tensors in parts.items():
+        for name, tensor in tensors.items():
+            if not torch.isfinite(tensor.half()).all():
+                raise ValueError(f"{part} {name} does not fit fp16")
+    return {
+        part: {name: tensor.half().cpu().contiguous() for name, tensor in tensors.items()}
+        for part, tensors in parts.items()
+    }
 
 
 def write_model(parts, prompt, folder, config):
@@ -41,12 +42,18 @@ def read_model(folder):
     folder = pathlib.Path(folder)
     widen = lambda tensors: {name: tensor.float() for name, tensor in tensors.items()}
     load = lambda name: torch.load(folder / name, map_location="cpu", weights_only=True)
-    return {"dit": widen(load_file(str(folder / DIT_FILE))), "lq": widen(load(PROJECTOR_FILE)),
-            "tc": widen(load(DECODER_FILE)), "prompt": load(PROMPT_FILE).float()}
+    return {
+        "dit": widen(load_file(str(folder / DIT_FILE))),
+        "lq": widen(load(PROJECTOR_FILE)),
+        "tc": widen(load(DECODER_FILE)),
+        "prompt": load(PROMPT_FILE).float(),
+    }
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("average", type=pathlib.Path)
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--name", default="flashvsr-mini")
@@ -54,8 +61,12 @@ def main():
     parser.add_argument("--color-fix", default="none", choices=("none", "adain", "wavelet"))
     args = parser.parse_args()
     saved = torch.load(args.average, map_location="cpu", weights_only=True)
-    write_model(split(saved["average"]), saved["prompt"], args.folder,
-                {"version": "1.1", "color_fix": args.color_fix, "name": args.name, "licence": args.licence})
+    write_model(
+        to_half(saved["average"]),
+        saved["prompt"],
+        args.folder,
+        {"version": "1.1", "color_fix": args.color_fix, "name": args.name, "licence": args.licence},
+    )
     size = sum(file.stat().st_size for file in args.folder.iterdir())
     print(f"{args.folder}: {size / 1e6:.1f} MB, step {saved['step']}, {saved['minutes']:.1f} minutes")
 

@@ -1,153 +1,239 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Starting values of the conditional decoder that pass the picture through.
+"""Starting values of the conditional decoder with which its output is the upscaled picture that it is given.
 
-The decoder has no path around it: every output pixel comes out of its first layer, which sees 8x8 blocks. From random
-values the picture has to be found first, which costs most of a short training. So the first layer starts with
-least-squares analysis filters whose two phases per block and direction, after the chain of nearest-neighbour
-upsamplings and binomial filters of the later layers, give back the sharp picture. The picture's channels carry an offset that
-keeps them above ReLU's zero, and one constant channel takes the offset away again where zero padding bends it.
+The decoder has no path around it, so from random values the picture has to be found first. Here it starts on
+a path whose pieces are linear, or exactly piecewise linear:
+
+- The first layer takes the 2x2 pixels of a scale of 4 out of each 8x8 block, by short filters that stay in
+  the block.
+- Putting them back in their places is beyond nearest-neighbour upsampling and convolutions: these treat all
+  blocks alike, and what differs between the two halves of every block in the same way is lost, which is the
+  finest detail the picture has. So two channels of the latents say whether a block's column and row are even;
+  after the upsampling a pixel finds from its neighbours' values which half of its block it is in, and lets one
+  of the four pixels through.
+- Luma goes that way, chroma by a linear interpolation. Two upsamplings with smoothing follow.
+
+The picture's channels carry an offset that keeps them above ReLU's zero, and a constant channel takes the
+offset away again where zero padding bends it.
 """
-import numpy as np
+
 import torch
 
 BLOCK = 8
-OFFSET = 1.0  # of the first layer's channels, whose picture part is about +-0.5
-STAGE_OFFSET = 1.25  # of the later stages, whose picture part is about +-1
-BINOMIAL = (0.25, 0.5, 0.25)
-PHASE_KERNELS = ((0.0, 1.0, 0.0), (0.0, 0.0, 1.0))  # put a phase on the left or right half of its block
+OFFSET = 1.5  # of the picture's channels, which are within about +-1.3
 MEMORY_START = 0.02  # gain of a memory block's last convolution
+TANH_GAIN = 1.027  # the best line through the inverse of 3 tanh(x/3) on [-1,1]
+# Fitted together to signals with a 1/f^0.6 to 1/f spectrum that bicubic interpolation enlarged by 4: a
+# block's left small pixel (the right one's filter is its mirror image) and the side taps of the two smoothing
+# kernels.
+ANALYSIS = (-0.238, 0.308, 0.763, 0.600, 0.012, -0.362, -0.209, 0.126)
+SIDE_TAPS = (0.224, 0.273)
+# The same for chroma, which has no gates: a filter, and the taps that spread what it gives over the upsampled
+# block.
+CHROMA_ANALYSIS = (-0.543, 0.132, 0.773, 0.755, 0.197, -0.263, -0.252, -0.021)
+CHROMA_TAPS = (-0.226, 0.409, 0.459)
+# Luma and two colour differences of RGB.
+COLOURS = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+# The latents' values at even and, negative, at odd columns (channel 0) and rows (channel 1). Large, so that 3
+# tanh(x/3) flattens what noise is left on them.
+CODE = 6.0
+# The sum of a pixel's code, one neighbour's and minus the other's is 3 in the wanted half of a block (2 at
+# the picture's rim) and at most 1 elsewhere.
+CODE_EDGE, CODE_SLOPE = 1.25, 2.0
+CLOSED = 5.0  # shuts a gate: more than any picture value with its offset
+# Index of the constant channel in each stage's input, and channels that stay on the picture's path.
+CONSTANTS, KEPT = (48, 24, 6, 3), (51, 31, 7, 4)
+LEAST = (52, 32, 8, 7)
 
 
-def _synthesis():
-    """(2,5,8): what a one in phase p of block 2 gives in blocks 0 to 4, through three upsamplings."""
-    response = np.zeros((2, 5, BLOCK))
-    for phase, kernel in enumerate(PHASE_KERNELS):
-        signal = np.zeros(5)
-        signal[2] = 1
-        for taps in (kernel, BINOMIAL, BINOMIAL):
-            signal = np.convolve(np.repeat(signal, 2), taps[::-1], mode="same")
-        response[phase] = signal.reshape(5, BLOCK)
-    return response
-
-
-def analysis_filters(seed=0, ridge=1e-5):
-    """(2,24) filters over a block and its two neighbours, fitted to a signal with a 1/f spectrum, reduced by 4 and
-    brought back by bicubic interpolation, as the network's input is."""
-    from resample import bicubic_matrix
-    rng = np.random.RandomState(seed)
-    blocks = 3000
-    count = BLOCK * blocks
-    frequency = np.fft.rfftfreq(count)
-    spectrum = np.where(frequency > 0, 1 / np.maximum(frequency, 2e-4), 0) * np.exp(2j * np.pi * rng.rand(len(frequency)))
-    sharp = np.fft.irfft(spectrum, count)
-    sharp *= 0.5 / sharp.std()
-    # One period of the interpolation's taps is all that the matrix holds: small pixels 8 to 15 of 24.
-    taps = bicubic_matrix(24, 96).double().numpy()
-    small = sharp.reshape(-1, 4).mean(1)
-    soft = np.zeros(count)
-    for phase in range(4):
-        for shift in range(-3, 4):
-            soft[phase::4] += taps[48 + phase, 12 + shift] * np.roll(small, -shift)
-    window = np.stack([np.roll(soft, BLOCK - k)[::BLOCK] for k in range(3 * BLOCK)], 1)  # (blocks, 24)
-    response = _synthesis()
-    design = np.zeros((blocks, BLOCK, 2, 3 * BLOCK))
-    for phase in range(2):
-        for block in range(5):
-            design[:, :, phase] += response[phase, block][None, :, None] * np.roll(window, block - 2, 0)[:, None]
-    design = design.reshape(count, -1)
-    normal = design.T @ design + ridge * count * np.eye(design.shape[1])
-    filters = np.linalg.solve(normal, design.T @ sharp).reshape(2, -1)
-    return torch.tensor(filters * (0.5 / filters.sum(1).mean()), dtype=torch.float32)
-
-
-def _random(outputs, inputs, size=3, gain=1.0):
-    return torch.randn(outputs, inputs, size, size) * gain * (2 / (inputs * size * size)) ** 0.5
+def _random(outputs, inputs, gain=1.0):
+    return torch.randn(outputs, inputs, 3, 3) * gain * (2 / (inputs * 9)) ** 0.5
 
 
 def _dirac(channels):
     return torch.nn.init.dirac_(torch.empty(channels, channels, 3, 3))
 
 
-def _phase_channel(frame, colour, y, x):
-    return ((frame * 3 + colour) * 2 + y) * 2 + x
+def _centred(weight, constant, kept):
+    """Random rows see the picture's channels without their offset."""
+    weight[:, constant] -= OFFSET * weight[:, :kept].sum(1) - OFFSET * weight[:, constant]
+    return weight
+
+
+def _place(taps):
+    """Outer product of two triples of taps, rows first."""
+    return torch.outer(torch.tensor(taps[0]), torch.tensor(taps[1]))
+
+
+CENTRE = _place(((0.0, 1.0, 0.0),) * 2)
+
+
+def _input_layer(c0):
+    """Channels 0-15: luma (frame, row, column); 16-47: (colour difference, frame, row, column); 48: one; 49,
+    50: codes."""
+    kept = KEPT[0]
+    weight, bias = _random(c0, 784), torch.zeros(c0)
+    weight[:kept] = 0
+    left = torch.tensor((ANALYSIS, CHROMA_ANALYSIS, CHROMA_ANALYSIS)) * TANH_GAIN**0.5
+    filters = torch.stack([left, left.flip(1)], 1)
+    picture = torch.einsum("kc,kay,kbx->kabcyx", torch.tensor(COLOURS), filters, filters)  # (3,2,2,3,8,8)
+    centre = weight[:, :768, 1, 1].view(c0, 3, 4, BLOCK, BLOCK)
+    for frame in range(4):
+        for component in range(3):
+            start = 4 * (4 * component + frame)
+            centre[start : start + 4, :, frame] = picture[component].flatten(0, 1)
+    weight[:, :768, 1, 1] = centre.flatten(1)
+    bias[:kept] = OFFSET
+    bias[CONSTANTS[0]] = 1
+    for axis in range(2):
+        weight[49 + axis, 768 + axis, 1, 1] = 1 / float(3 * torch.tanh(torch.tensor(CODE / 3)))
+    return weight, bias
+
+
+def _small_pixels(c1, c0):
+    """decoder.10. Channels 0-15: luma of the four pixels (frame, row, column); 16-23: (colour difference,
+    frame); 24: one; 25, 26: codes without offset; 27-30: empty, for the luma of each frame."""
+    kernel = _centred(_random(c1, c0, gain=0.7), CONSTANTS[0], KEPT[0])
+    kernel[: KEPT[1]] = 0
+    for channel in range(16):
+        kernel[channel, channel] = CENTRE
+    taps = (CHROMA_TAPS, CHROMA_TAPS[::-1])
+    covered = sum(_place((rows, columns)) for rows in taps for columns in taps)
+    for channel in range(16, 24):
+        for place in range(4):
+            kernel[channel, 16 + 4 * (channel - 16) + place] = _place((taps[place // 2], taps[place % 2]))
+        kernel[channel, CONSTANTS[0]] = OFFSET * (CENTRE - covered)
+    kernel[24, CONSTANTS[0]] = CENTRE
+    for axis in range(2):
+        kernel[25 + axis, 49 + axis] = CENTRE
+        kernel[25 + axis, CONSTANTS[0]] = -OFFSET * CENTRE
+    return kernel
+
+
+def _shuffle(t):
+    """Memory block 11: the luma of each frame out of its four pixels."""
+    first, second, last = (t[f"decoder.11.conv.{layer}.weight"] for layer in (0, 2, 4))
+    bias = t["decoder.11.conv.0.bias"]
+    # 0-7: above zero in one half of the blocks (axis, half, sign of the code); 8-23: the sixteen pixels
+    units = 24
+    first[:units], second[:16] = 0, 0
+    bias[:8] = -CODE_SLOPE * CODE_EDGE
+    for axis in range(2):
+        for half in range(2):
+            for sign in range(2):
+                unit = 4 * axis + 2 * half + sign
+                side = torch.tensor((-1.0, 1.0, 1.0) if half == 0 else (1.0, 1.0, -1.0)) * (1 - 2 * sign)
+                line = first[unit, 25, 1] if axis == 0 else first[unit, 26, :, 1]
+                line.copy_(side * CODE_SLOPE)
+    for channel in range(16):
+        first[8 + channel, channel] = CENTRE
+        second[channel, 8 + channel] = CENTRE
+        for axis, half in ((0, channel % 2), (1, channel // 2 % 2)):
+            elsewhere = 4 * axis + 2 * (1 - half)
+            second[channel, elsewhere : elsewhere + 2] = -CLOSED * CENTRE
+        last[27 + channel // 4, channel] = CENTRE
+
+
+def _rim_taps(axis):
+    """Of the constant channel: one where a neighbour along the axis is missing, else none."""
+    line = (-1.0, 2.0, -1.0)
+    return _place((line, (0.0, 1.0, 0.0)) if axis == 0 else ((0.0, 1.0, 0.0), line))
+
+
+def _mend_rim(t):
+    """Memory block 17: at the picture's rim smoothing has drawn the luma towards grey; what is missing is
+    added."""
+    first, second, last = (t[f"decoder.17.conv.{layer}.weight"] for layer in (0, 2, 4))
+    units, constant = 6, CONSTANTS[2]  # the rim along each axis; gates (frame, axis)
+    missing = SIDE_TAPS[0] / (1 - SIDE_TAPS[0])
+    first[:units], second[:units] = 0, 0
+    for unit in range(units):
+        second[unit, unit] = CENTRE
+    for axis in range(2):
+        first[axis, constant] = _rim_taps(axis)
+        for frame in range(2):
+            gate = 2 + 2 * frame + axis
+            first[gate, frame] = CENTRE
+            first[gate, constant] = CLOSED * (_rim_taps(axis) - CENTRE)
+            last[frame, gate] = missing * CENTRE
+            last[frame, axis] = -missing * OFFSET * CENTRE
+
+
+def _output_layers(c3):
+    """decoder.24, whose channels 4 and 5 hold the luma at the rim along each axis, and decoder.26"""
+    pick, last = _dirac(c3), torch.zeros(3, c3, 3, 3)
+    missing = SIDE_TAPS[1] / (1 - SIDE_TAPS[1])
+    rgb = 0.5 * torch.linalg.inv(torch.tensor(COLOURS))
+    last[:, :3] = rgb[:, :, None, None] * CENTRE
+    for axis in range(2):
+        pick[4 + axis] = 0
+        pick[4 + axis, 0] = CENTRE
+        pick[4 + axis, 3] = CLOSED * (_rim_taps(axis) - CENTRE)
+        last[:, 4 + axis] = missing * rgb[:, :1, None] * CENTRE
+        last[:, 3] -= missing * OFFSET * rgb[:, :1, None] * _rim_taps(axis)
+    return pick, last, 0.5 - OFFSET * rgb.sum(1)
+
+
+def _grow(width, sources, kept):
+    """(2C,C,1,1): sub-frame s has the channels sources[s] first, then the constant."""
+    point = torch.randn(2 * width, width, 1, 1) * width**-0.5
+    for frame, channels in enumerate(sources):
+        rows = point[frame * width : (frame + 1) * width]
+        rows[:kept] = 0
+        for row, channel in enumerate(channels):
+            rows[row, channel] = 1
+    return point
+
+
+def _smooth(outputs, inputs, kept, side):
+    """3x3 kernels: the picture's channels smoothed, the offset kept up to the rim."""
+    constant = kept - 1
+    kernel = _centred(_random(outputs, inputs, gain=0.7), constant, kept)
+    kernel[:kept] = 0
+    smoothing = _place(((side, 1 - 2 * side, side),) * 2)
+    for channel in range(constant):
+        kernel[channel, channel] = smoothing
+        kernel[channel, constant] = OFFSET * (CENTRE - smoothing)
+    kernel[constant, constant] = CENTRE
+    return kernel
 
 
 def initial_decoder(widths):
-    """{name: tensor} for channels (c0,c1,c2,c3); c0 >= 49, c1 >= 13, c2 >= 7, c3 >= 4."""
-    picture = (48, 12, 6, 3)  # channels that carry the picture: 4 frames x 3 colours x 2x2 phases, then fewer
-    if any(width <= needed for width, needed in zip(widths, picture)):
-        raise ValueError(f"decoder channels {widths} leave no room beside the picture's {picture}")
+    """{name: tensor} for channels (c0,c1,c2,c3), each at least LEAST."""
+    if any(width < needed for width, needed in zip(widths, LEAST)):
+        raise ValueError(
+            f"decoder channels {widths} leave no room beside the picture: at least {LEAST} are needed"
+        )
     c0, c1, c2, c3 = widths
     t = {}
-    filters = analysis_filters().reshape(2, 3, BLOCK)
-    first = _random(c0, 784)
-    first[:, 768:] *= 3
-    first[:49] = 0
-    bias = torch.zeros(c0)
-    conditioning = first[:, :768].view(c0, 3, 4, BLOCK, BLOCK, 3, 3)
-    for frame in range(4):
-        for colour in range(3):
-            for y in range(2):
-                for x in range(2):
-                    channel = _phase_channel(frame, colour, y, x)
-                    conditioning[channel, colour, frame] = torch.einsum("ai,bj->ijab", filters[y], filters[x])
-                    bias[channel] = OFFSET
-    bias[48] = 1
-    t["decoder.1.weight"], t["decoder.1.bias"] = first, bias
+    t["decoder.1.weight"], t["decoder.1.bias"] = _input_layer(c0)
     t["decoder.3.weight"] = _dirac(c0)
-    t["decoder.3.weight"][49:] += _random(c0 - 49, c0, gain=0.1)
-    for start, width, kept in ((5, c0, 49), (11, c1, 13), (17, c2, 7)):
+    t["decoder.3.weight"][KEPT[0] :] += _centred(_random(c0 - KEPT[0], c0, gain=0.1), CONSTANTS[0], KEPT[0])
+    for start, width, kept, constant in zip((5, 11, 17), widths, KEPT, CONSTANTS):
         for index in range(start, start + 3):
             for layer, inputs in ((0, 2 * width), (2, width), (4, width)):
-                t[f"decoder.{index}.conv.{layer}.weight"] = _random(width, inputs,
-                                                                    gain=MEMORY_START if layer == 4 else 1.0)
+                t[f"decoder.{index}.conv.{layer}.weight"] = _random(
+                    width, inputs, MEMORY_START if layer == 4 else 1.0
+                )
                 t[f"decoder.{index}.conv.{layer}.bias"] = torch.zeros(width)
+            both = t[f"decoder.{index}.conv.0.weight"].view(width, 2, width, 3, 3)
+            for half in range(2):
+                _centred(both[:, half], constant, kept)
             t[f"decoder.{index}.conv.4.weight"][:kept] = 0
-    centre = torch.zeros(3, 3)
-    centre[1, 1] = 1
-
+    _shuffle(t)
+    _mend_rim(t)
     t["decoder.9.conv.weight"] = torch.eye(c0)[:, :, None, None].clone()
-    kernel = _random(c1, c0, gain=0.7)
-    kernel[:13] = 0
-    taps = torch.tensor(PHASE_KERNELS)
-    for frame in range(4):
-        for colour in range(3):
-            for y in range(2):
-                for x in range(2):
-                    kernel[frame * 3 + colour, _phase_channel(frame, colour, y, x)] = torch.outer(taps[y], taps[x])
-    # The four phases' offsets add up to 4 OFFSET, less at the picture's rim: there the constant channel makes it up.
-    covered = torch.outer(taps.sum(0), taps.sum(0))
-    kernel[:12, 48] = OFFSET * (4 * centre - covered)
-    kernel[12, 48] = centre
-    t["decoder.10.weight"] = kernel
-    t["decoder.11.conv.4.bias"][:12] = STAGE_OFFSET - 4 * OFFSET
-
-    def grow(width, kept):
-        """(2C,C,1,1): sub-frame s takes the picture channels s*kept .. (s+1)*kept"""
-        point = torch.randn(2 * width, width, 1, 1) * width**-0.5
-        for frame in range(2):
-            rows = point[frame * width:(frame + 1) * width]
-            rows[:kept + 1] = 0
-            for channel in range(kept):
-                rows[channel, frame * kept + channel] = 1
-            rows[kept, 2 * kept] = 1
-        return point
-
-    def smooth(outputs, inputs, kept):
-        kernel = _random(outputs, inputs, gain=0.7)
-        kernel[:kept + 1] = 0
-        binomial = torch.outer(torch.tensor(BINOMIAL), torch.tensor(BINOMIAL))
-        for channel in range(kept):
-            kernel[channel, channel] = binomial
-            kernel[channel, kept] = STAGE_OFFSET * (centre - binomial)
-        kernel[kept, kept] = centre
-        return kernel
-
-    t["decoder.15.conv.weight"], t["decoder.16.weight"] = grow(c1, 6), smooth(c2, c1, 6)
-    t["decoder.21.conv.weight"], t["decoder.22.weight"] = grow(c2, 3), smooth(c3, c2, 3)
-    t["decoder.24.weight"] = _dirac(c3)
-    last = torch.zeros(3, c3, 3, 3)
-    for colour in range(3):
-        last[colour, colour, 1, 1] = 0.5
-    t["decoder.26.weight"], t["decoder.26.bias"] = last, torch.full((3,), 0.5 - 0.5 * STAGE_OFFSET)
+    t["decoder.10.weight"] = _small_pixels(c1, c0)
+    pairs = [
+        [27 + 2 * frame, 28 + 2 * frame]
+        + [16 + 4 * colour + 2 * frame + i for colour in range(2) for i in range(2)]
+        for frame in range(2)
+    ]
+    t["decoder.15.conv.weight"] = _grow(c1, [pair + [CONSTANTS[1]] for pair in pairs], KEPT[2])
+    t["decoder.16.weight"] = _smooth(c2, c1, KEPT[2], SIDE_TAPS[0])
+    t["decoder.21.conv.weight"] = _grow(
+        c2, [[frame, 2 + frame, 4 + frame, CONSTANTS[2]] for frame in range(2)], KEPT[3]
+    )
+    t["decoder.22.weight"] = _smooth(c3, c2, KEPT[3], SIDE_TAPS[1])
+    t["decoder.24.weight"], t["decoder.26.weight"], t["decoder.26.bias"] = _output_layers(c3)
     return t

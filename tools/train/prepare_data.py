@@ -4,10 +4,11 @@
 
     prepare_data.py --work FOLDER --out crops.zip
 
-Fetches the packages with `apt-get download`, unpacks them with `dpkg-deb -x` (nothing is installed), and writes a zip of
-square crops (WebP) plus `sources.json`: for each picture its package, path, size and number of crops, and for each
-package the text of its licence file. Pictures that are drawn or rendered are left out.
+Fetches the packages with `apt-get download`, unpacks them with `dpkg-deb -x` (nothing is installed), and
+writes a zip of square crops (WebP) plus `sources.json`: for each picture its package, path, size and number
+of crops, and for each package the text of its licence file. Pictures that are drawn or rendered are left out.
 """
+
 import argparse
 import io
 import json
@@ -24,13 +25,28 @@ PHOTOGRAPHS = {
     "lomiri-wallpapers-16.04": ["usr/share/backgrounds/*.jpg"],
     "lomiri-wallpapers-20.04": ["usr/share/backgrounds/Kleiber_by_Lukas_Baubkus.jpg"],
     "mate-backgrounds": ["usr/share/backgrounds/mate/nature/*.jpg"],
-    "plasma-workspace-wallpapers": [f"usr/share/wallpapers/{name}/contents/images/2560x1600.jpg" for name in (
-        "BytheWater", "ColdRipple", "ColorfulCups", "DarkestHour", "EveningGlow", "FallenLeaf", "Grey", "Kite",
-        "OneStandsOut", "Path", "summer_1am")] + ["usr/share/wallpapers/Volna/contents/images/5120x2880.jpg"],
+    "plasma-workspace-wallpapers": [
+        f"usr/share/wallpapers/{name}/contents/images/2560x1600.jpg"
+        for name in (
+            "BytheWater",
+            "ColdRipple",
+            "ColorfulCups",
+            "DarkestHour",
+            "EveningGlow",
+            "FallenLeaf",
+            "Grey",
+            "Kite",
+            "OneStandsOut",
+            "Path",
+            "summer_1am",
+        )
+    ]
+    + ["usr/share/wallpapers/Volna/contents/images/5120x2880.jpg"],
     "gnome-backgrounds": [],
     "ukui-wallpapers": [],
 }
-# A video frame shows more of the world per pixel than a wallpaper does, so crops come from reduced pictures too.
+# A video frame shows more of the world per pixel than a wallpaper does, so crops come from reduced pictures
+# too.
 SHORT_SIDES_PX = (400, 560, 800, 1120, 1600)
 LARGEST_REDUCTION = 0.75  # a camera's own pixels are softer than a video's
 CROP_PX = 384
@@ -75,10 +91,14 @@ def crops_of(picture, rng, most_per_level):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for the downloaded packages")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="zip to write")
-    parser.add_argument("--most-per-level", type=int, default=12, help="crops of one picture at one reduction")
+    parser.add_argument(
+        "--most-per-level", type=int, default=12, help="crops of one picture at one reduction"
+    )
     parser.add_argument("--quality", type=int, default=90, help="WebP quality")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -106,11 +126,21 @@ def main():
                 crop.save(data, "WEBP", quality=args.quality, method=3)
                 archive.writestr(f"{number:05d}.webp", data.getvalue())
                 number += 1
-            sources.append({"package": package, "file": str(file.relative_to(root)), "size": size,
-                            "crops": [first, number]})
-            print(f"{number:5d} crops, {args.out.stat().st_size >> 20} MiB: {package} {file.name}", flush=True)
-        archive.writestr("sources.json", json.dumps({"crop_px": CROP_PX, "pictures": sources, "licences": licences},
-                                                    indent=1))
+            sources.append(
+                {
+                    "package": package,
+                    "file": str(file.relative_to(root)),
+                    "size": size,
+                    "crops": [first, number],
+                }
+            )
+            print(
+                f"{number:5d} crops, {args.out.stat().st_size >> 20} MiB: {package} {file.name}", flush=True
+            )
+        archive.writestr(
+            "sources.json",
+            json.dumps({"crop_px": CROP_PX, "pictures": sources, "licences": licences}, indent=1),
+        )
 
 
 if __name__ == "__main__":

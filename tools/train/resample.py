@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Resampling as matrices: the engine's bicubic upscaling and the reductions that training degrades with."""
+
 import functools
 
 import torch
@@ -14,7 +15,8 @@ def cubic(x, a=-0.5):
 
 
 def _distance(size_in, size_out):
-    """(size_out, size_in): distance of input pixels from output pixels, in the larger of the two pixel sizes."""
+    """(size_out, size_in): distance of input pixels from output pixels, in the larger of the two pixel
+    sizes."""
     ratio = size_in / size_out
     centre = (torch.arange(size_out, dtype=torch.float64) + 0.5) * ratio
     at = torch.arange(size_in, dtype=torch.float64) + 0.5
@@ -61,4 +63,6 @@ def bicubic_on(size_in, size_out, device):
 def upscale(frames, height, width):
     """frames (..., h, w) in [0,1] -> (..., height, width), bicubic, clamped to [0,1]."""
     h, w = frames.shape[-2:]
-    return resample(frames, bicubic_on(h, height, frames.device), bicubic_on(w, width, frames.device)).clamp(0, 1)
+    return resample(frames, bicubic_on(h, height, frames.device), bicubic_on(w, width, frames.device)).clamp(
+        0, 1
+    )

@@ -5,10 +5,12 @@ r"""Tests of the training code: its network is the engine's, and a training goes
     FLASHVSR_GOLDEN_RUNNER=build/cpu/bin/flashvsr_golden FLASHVSR_REFERENCE=reference.py \
         python3 test_network.py
 
-FLASHVSR_GOLDEN_RUNNER names the runner of the golden tests, which runs the engine's own code on the inputs of a golden
-folder. FLASHVSR_REFERENCE names a Python file with the same pipeline in plain PyTorch: load(), pipeline(), LQProj, DiT
-and TCDec. The tests that need one of them are skipped without it. Needs torch, numpy, safetensors and Pillow.
+FLASHVSR_GOLDEN_RUNNER names the runner of the golden tests, which runs the engine's own code on the inputs of
+a golden folder. FLASHVSR_REFERENCE names a Python file with the same pipeline in plain PyTorch: load(),
+pipeline(), LQProj, DiT and TCDec. The tests that need one of them are skipped without it. Needs torch, numpy,
+safetensors and Pillow.
 """
+
 import dataclasses
 import importlib.util
 import io
@@ -26,14 +28,19 @@ import zipfile
 import numpy as np
 import torch
 
+import coordinates
 import export
+import muon
 import network as network_module
+import passthrough
+import resample
 from network import Network, Widths, noise_like
 
 TOLERANCE = 1e-4  # of the largest value
 FRAMES = 41  # three chunks: the last one no longer sees all of the past
 RUNNER, REFERENCE = os.environ.get("FLASHVSR_GOLDEN_RUNNER"), os.environ.get("FLASHVSR_REFERENCE")
-TOY = Widths(dim=256, blocks=2, feed_forward=96, projector=(24, 32), decoder=(50, 14, 8, 5))
+BUILT_IN = pathlib.Path(__file__).resolve().parents[2] / "models" / "flashvsr-mini"
+TOY = Widths(dim=256, blocks=2, feed_forward=96, projector=(24, 32), decoder=(52, 32, 8, 7))
 
 
 @torch.no_grad()
@@ -58,13 +65,16 @@ def clip_u8(height, width, frames, seed):
     """(F,H,W,3) uint8: broad shapes that move, under fine grain."""
     rng = np.random.default_rng(seed)
     broad = rng.integers(0, 256, (height // 16 + 8, width // 16 + 8, 3)).repeat(16, 0).repeat(16, 1)
-    moved = [broad[2 * t:2 * t + height, t:t + width] for t in range(frames)]
-    return np.clip(np.stack(moved) + rng.integers(-20, 21, (frames, height, width, 3)), 0, 255).astype(np.uint8)
+    moved = [broad[2 * t : 2 * t + height, t : t + width] for t in range(frames)]
+    return np.clip(np.stack(moved) + rng.integers(-20, 21, (frames, height, width, 3)), 0, 255).astype(
+        np.uint8
+    )
 
 
 @dataclasses.dataclass
 class Run:
     """One clip through network.py, with a model directory of the same weights."""
+
     folder: pathlib.Path
     network: Network
     clip: np.ndarray  # (F,H,W,3) uint8
@@ -78,8 +88,12 @@ class Run:
 
 def run(folder, network, height, width, seed):
     """Exports the network, reads it back (fp16 rounds it) and runs it on a clip."""
-    export.write_model(export.split(dict(network.named_parameters())), network.prompt, folder,
-                       {"version": "1.1", "color_fix": "none", "name": "test", "licence": "CC0-1.0"})
+    export.write_model(
+        export.to_half(network.parts()),
+        network.prompt,
+        folder,
+        {"version": "1.1", "color_fix": "none", "name": "test", "licence": "CC0-1.0"},
+    )
     network = Network(state=export.read_model(folder))
     clip = clip_u8(height, width, FRAMES, seed)
     clip[-4:] = clip[-5]  # the engine's look-ahead at the end of a clip
@@ -103,9 +117,11 @@ class NetworkCase(unittest.TestCase):
         torch.manual_seed(0)
         cls.runs = {}
         for name, network, height, width in (
-                ("random", randomized(Network(TOY), 1), 256, 128),
-                ("random_small", randomized(Network(TOY), 2), 128, 128),  # a third of the windows is left out
-                ("starting", Network(TOY, seed=3), 128, 256)):
+            ("random", randomized(Network(TOY), 1), 256, 128),
+            ("random_small", randomized(Network(TOY), 2), 128, 128),  # a third of the windows is left out
+            ("starting", Network(TOY, seed=3), 128, 256),
+            ("built_in", Network(state=export.read_model(BUILT_IN)), 128, 128),
+        ):
             cls.runs[name] = run(cls.root / name / "models" / "v1.1", network, height, width, len(cls.runs))
 
     @classmethod
@@ -132,8 +148,16 @@ class Engine(NetworkCase):
             file = f"goldens/{group}/{tensor}.npy"
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             np.save(folder / file, values)
-            files.append({"file": file, "group": group, "name": tensor, "role": "golden" if golden else "input",
-                          "shape": values.shape, "dtype": str(values.dtype)})
+            files.append(
+                {
+                    "file": file,
+                    "group": group,
+                    "name": tensor,
+                    "role": "golden" if golden else "input",
+                    "shape": values.shape,
+                    "dtype": str(values.dtype),
+                }
+            )
             if golden:
                 files[-1]["tolerance"] = {"metric": "max_abs_diff / max_abs_ref", "max": TOLERANCE}
 
@@ -145,9 +169,18 @@ class Engine(NetworkCase):
             add("parts/v1.1/dit", f"lq_call{index}_tokens", tokens[None].numpy())
         for index, (start, end) in enumerate(chunks):
             add("parts/v1.1/dit", f"chunk{index}_noise_pred", run.prediction[:, :, start:end].numpy())
-        case = {"name": name, "model": "models/v1.1", "pipeline": "tiny", "scale": 1.0, "kv_ratio": 3.0,
-                "sparse_ratio": network_module.SPARSE_RATIO, "local_range": network_module.LOCAL_RANGE,
-                "output_frames": FRAMES - 4, "color_fix": False, "parts_group": "parts/v1.1/dit"}
+        case = {
+            "name": name,
+            "model": "models/v1.1",
+            "pipeline": "tiny",
+            "scale": 1.0,
+            "kv_ratio": 3.0,
+            "sparse_ratio": network_module.SPARSE_RATIO,
+            "local_range": network_module.LOCAL_RANGE,
+            "output_frames": FRAMES - 4,
+            "color_fix": False,
+            "parts_group": "parts/v1.1/dit",
+        }
         (folder / "manifest.json").write_text(json.dumps({"cases": [case], "files": files}))
         return folder, sum(file["role"] == "golden" for file in files)
 
@@ -169,6 +202,9 @@ class Engine(NetworkCase):
     def test_starting_values(self):
         self.check("starting")
 
+    def test_built_in_model(self):
+        self.check("built_in")
+
 
 @unittest.skipUnless(REFERENCE, "FLASHVSR_REFERENCE names no reference.py")
 class Reference(NetworkCase):
@@ -187,17 +223,24 @@ class Reference(NetworkCase):
         height, width = run.clip.shape[1:3]
         weights = reference.load(str(run.folder))
         topk_ratio = network_module.SPARSE_RATIO * 768 * 1280 / (height * width)
-        latents, _, parts = reference.pipeline(weights, "v1.1", run.lq, run.noise, topk_ratio, 3.0,
-                                               network_module.LOCAL_RANGE, decoder="none")
-        worst = max(self.assert_close(tokens, parts[f"lq_call{index}_tokens"][0], f"tokens {index}")
-                    for index, tokens in enumerate(run.tokens, 1))
+        latents, _, parts = reference.pipeline(
+            weights, "v1.1", run.lq, run.noise, topk_ratio, 3.0, network_module.LOCAL_RANGE, decoder="none"
+        )
+        worst = max(
+            self.assert_close(tokens, parts[f"lq_call{index}_tokens"][0], f"tokens {index}")
+            for index, tokens in enumerate(run.tokens, 1)
+        )
         errors = [worst, self.assert_close(run.latents, latents, "latents")]
         decoder = reference.TCDec(weights["tc"])  # on network.py's own latents
-        decoded = [decoder.decode(run.latents[:, :, latent:latent + count], run.lq[:, :, first:last])
-                   for latent, count, first, last in ((0, 6, 0, 21), (6, 2, 21, 29), (8, 2, 29, 37))]
+        decoded = [
+            decoder.decode(run.latents[:, :, latent : latent + count], run.lq[:, :, first:last])
+            for latent, count, first, last in ((0, 6, 0, 21), (6, 2, 21, 29), (8, 2, 29, 37))
+        ]
         errors.append(self.assert_close(run.frames, torch.cat(decoded, 1)[0], "frames"))
-        print("{}: tokens {:.1e}, latents {:.1e}, frames {:.1e} of the largest value".format(name, *errors),
-              file=sys.stderr)
+        print(
+            "{}: tokens {:.1e}, latents {:.1e}, frames {:.1e} of the largest value".format(name, *errors),
+            file=sys.stderr,
+        )
 
     def test_random_network(self):
         self.check("random")
@@ -208,6 +251,9 @@ class Reference(NetworkCase):
     def test_starting_values(self):
         self.check("starting")
 
+    def test_built_in_model(self):
+        self.check("built_in")
+
     @torch.no_grad()
     def test_block_mask_of_large_pictures(self):
         """Windows out of reach, a budget that prunes, and both."""
@@ -215,7 +261,10 @@ class Reference(NetworkCase):
         for rows, columns, groups in ((5, 2, 3), (2, 9, 4), (6, 8, 4), (4, 13, 4)):
             windows = rows * columns
             generator = torch.Generator().manual_seed(windows)
-            q, k = (torch.randn(1, heads, count, 128, generator=generator) * 2 for count in (windows, groups * windows))
+            q, k = (
+                torch.randn(1, heads, count, 128, generator=generator) * 2
+                for count in (windows, groups * windows)
+            )
             spread = lambda x: x.repeat_interleave(128, 2)  # every token its window's mean
             mask = network.block_mask(spread(q), spread(k), rows, columns)[0]
             dit = self.reference.DiT.__new__(self.reference.DiT)
@@ -224,6 +273,73 @@ class Reference(NetworkCase):
             topk = int(windows**2 * (network_module.SPARSE_RATIO * 768 * 1280 / (windows * 128 * 128))) - 1
             _, expected = dit.draft(flat(q), flat(k), rows, columns, topk, network_module.LOCAL_RANGE, 1)
             self.assertTrue(torch.equal(mask, expected), f"{rows}x{columns} windows, {groups} pairs")
+
+
+def picture_like(size, seed):
+    """(3,S,S) in [0,1] with the 1/f spectrum of photographs, colours weaker than luma."""
+    generator = torch.Generator().manual_seed(seed)
+    frequency = torch.fft.fftfreq(size)
+    radius = (frequency[:, None] ** 2 + frequency[None, : size // 2 + 1] ** 2).sqrt()
+    radius[0, 0] = math.inf
+    phase = torch.rand(3, *radius.shape, generator=generator) * 2 * math.pi
+    grain = torch.fft.irfft2(torch.polar(1 / radius.expand_as(phase), phase), (size, size))
+    grain = grain / grain.std((1, 2), keepdim=True) * torch.tensor([0.2, 0.02, 0.02])[:, None, None]
+    colours = torch.linalg.inv(torch.tensor(passthrough.COLOURS))
+    return (0.5 + torch.einsum("kc,cyx->kyx", colours, grain)).clamp(0, 1)
+
+
+class StartingValues(unittest.TestCase):
+    def psnr(self, x, y):
+        return float(-10 * (x - y).square().mean().log10())
+
+    @torch.no_grad()
+    def test_output_is_the_upscaled_picture(self):
+        network, size, rim = Network(), 256, 16
+        area = resample.area_matrix(size, size // 4)
+        luma = torch.tensor(passthrough.COLOURS[0])
+        for seed in range(2):
+            small = resample.resample(picture_like(size, seed), area, area)
+            upscaled = resample.upscale(small, size, size)
+            lq = (upscaled * 2 - 1)[None, :, None].repeat(1, 1, 25, 1, 1)
+            out = network(lq, noise_like(lq, torch.Generator().manual_seed(seed)))[0, -1]
+            bright = [torch.einsum("c,cyx->yx", luma, x) for x in (out, upscaled)]
+            self.assertGreater(self.psnr(*bright), 45)
+            inside = [x[:, rim:-rim, rim:-rim] for x in (out, upscaled)]
+            self.assertGreater(self.psnr(*inside), 45)
+
+    @torch.no_grad()
+    def test_coordinates_change_nothing(self):
+        network = Network(TOY, seed=4)
+        lq = (
+            torch.stack([picture_like(128, seed) for seed in (5, 6)])[:, :, None].repeat(1, 1, 25, 1, 1) * 2
+            - 1
+        )
+        noise = noise_like(lq, torch.Generator().manual_seed(7))
+        for weight, basis in (
+            (network.lq["conv1.weight"], coordinates.block_basis(16, 8, 1)),
+            (network.tc["decoder.1.weight"], coordinates.block_basis(8, 5, 4)),
+        ):
+            weight[:, :768] = torch.einsum(
+                "oj...,kj,ki->oi...", weight[:, :768], basis, basis
+            )  # what a basis can hold
+        before, held = network(lq, noise), {name: t for name, t in network.tc.published().items()}
+        network.hold_in_coordinates(lq)
+        after = network(lq, noise)
+        self.assertLess(float((after - before).abs().max()), TOLERANCE)
+        for name, tensor in network.tc.published().items():
+            self.assertLess(
+                float((tensor - held[name]).abs().max()), TOLERANCE * float(held[name].abs().max() + 1), name
+            )
+
+
+class Steps(unittest.TestCase):
+    def test_muon_gives_orthogonal_steps(self):
+        generator = torch.Generator().manual_seed(0)
+        for rows, columns in ((8, 72), (40, 12)):
+            values = muon.orthogonalized(torch.randn(3, rows, columns, generator=generator))
+            singular = torch.linalg.svdvals(values)
+            self.assertGreater(float(singular.min()), 0.5)
+            self.assertLess(float(singular.max()), 1.3)
 
 
 class Attention(unittest.TestCase):
@@ -244,22 +360,53 @@ class Training(unittest.TestCase):
 
     def arguments(self, root, out, *more):
         import train
-        return train.parse_arguments([
-            "--crops", str(root / "crops.zip"), "--out", str(root / out), "--device", "cpu", "--shapes", "1x25x128",
-            "--decoder", "50,14,8,5", "--bank", "4", "--bank-start", "2", "--renew-every", "2", "--workers", "1",
-            "--held-out", "1", "--validation-clips", "1", "--detailed-share", "1", "--warm-up", "1", *more])
+
+        return train.parse_arguments(
+            [
+                "--crops",
+                str(root / "crops.zip"),
+                "--out",
+                str(root / out),
+                "--device",
+                "cpu",
+                "--shapes",
+                "1x25x128",
+                "--decoder",
+                "52,32,8,7",
+                "--bank",
+                "4",
+                "--bank-batch",
+                "2",
+                "--bank-start",
+                "2",
+                "--renew-every",
+                "2",
+                "--workers",
+                "1",
+                "--held-out",
+                "1",
+                "--validation-clips",
+                "1",
+                "--detailed-share",
+                "1",
+                "--warm-up",
+                "1",
+                *more,
+            ]
+        )
 
     def trainer(self, *arguments):
         import train
+
         args = self.arguments(*arguments)
         args.out.mkdir(exist_ok=True)
         lines = []
         trainer = train.Trainer(args, lines.append)
-        trainer.bank.batch = 2
         return trainer, lines
 
     def test_resume_and_start_from(self):
         from PIL import Image
+
         with tempfile.TemporaryDirectory() as name:
             root = pathlib.Path(name)
             with zipfile.ZipFile(root / "crops.zip", "w") as archive:
@@ -283,16 +430,29 @@ class Training(unittest.TestCase):
             self.assertIn("resumed at step 2", lines[-1])
             for mine, saved in zip(second.parameters + second.averaged, first.parameters + first.averaged):
                 self.assertTrue(torch.equal(mine, saved))
-            for mine, saved in zip(second.parameters, first.parameters):
-                self.assertTrue(torch.equal(second.optimizer.state[mine]["exp_avg"],
-                                            first.optimizer.state[saved]["exp_avg"]))
+            for shape, buffer in second.muon.buffers.items():
+                self.assertTrue(torch.equal(buffer, first.muon.buffers[shape]))
+            for mine, saved in zip(
+                second.adam.param_groups[0]["params"], first.adam.param_groups[0]["params"]
+            ):
+                self.assertTrue(
+                    torch.equal(second.adam.state[mine]["exp_avg"], first.adam.state[saved]["exp_avg"])
+                )
             second.train()
             self.assertEqual(second.step, 3)
-            self.assertFalse(all(torch.equal(mine, old) for mine, old in zip(second.parameters, first.parameters)))
+            self.assertFalse(
+                all(torch.equal(mine, old) for mine, old in zip(second.parameters, first.parameters))
+            )
 
-            third, _ = self.trainer(root, "other", "--steps", "1", "--start-from", str(root / "run" / "average.pt"))
-            for mine, saved in zip(third.parameters, second.averaged):
-                self.assertTrue(torch.equal(mine, saved.half().float()))
+            third, _ = self.trainer(
+                root, "other", "--steps", "1", "--start-from", str(root / "run" / "average.pt")
+            )
+            saved = torch.load(root / "run" / "average.pt", weights_only=True)["average"]
+            for part, tensors in third.network.parts().items():
+                for name, tensor in tensors.items():
+                    self.assertLess(
+                        float((tensor - saved[part][name].float()).abs().max()), 1e-4, f"{part} {name}"
+                    )
             third.validation = []
             third.train()
             self.assertEqual(third.step, 1)
