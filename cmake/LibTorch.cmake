@@ -46,3 +46,19 @@ if(NOT FLASHVSR_SANITIZE MATCHES "thread")
     endif()
     add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-fopenmp>)
 endif()
+
+if(FLASHVSR_CUDA)
+    find_library(FLASHVSR_TORCH_CUDA_LIBRARY torch_cuda HINTS ${FLASHVSR_LIBTORCH} PATH_SUFFIXES lib torch/lib)
+    find_library(FLASHVSR_C10_CUDA_LIBRARY c10_cuda HINTS ${FLASHVSR_LIBTORCH} PATH_SUFFIXES lib torch/lib)
+    if(NOT FLASHVSR_TORCH_CUDA_LIBRARY OR NOT FLASHVSR_C10_CUDA_LIBRARY)
+        message(FATAL_ERROR "The LibTorch in ${FLASHVSR_TORCH_INCLUDE_DIR} was built without CUDA.")
+    endif()
+    mark_as_advanced(FLASHVSR_TORCH_CUDA_LIBRARY FLASHVSR_C10_CUDA_LIBRARY)
+    find_package(CUDAToolkit 12.4 REQUIRED)
+    add_library(flashvsr::torch_cuda SHARED IMPORTED)
+    set_target_properties(flashvsr::torch_cuda PROPERTIES
+        IMPORTED_LOCATION ${FLASHVSR_TORCH_CUDA_LIBRARY}
+        # LibTorch registers its CUDA operations when it is loaded; no symbol of ours asks for that.
+        INTERFACE_LINK_LIBRARIES "flashvsr::torch_cpu;${FLASHVSR_C10_CUDA_LIBRARY};CUDA::cudart;CUDA::cublasLt"
+        INTERFACE_LINK_OPTIONS "LINKER:--no-as-needed,${FLASHVSR_TORCH_CUDA_LIBRARY},--as-needed")
+endif()

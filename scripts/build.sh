@@ -9,6 +9,7 @@
 # FLASHVSR_FFMPEG_TARBALL  an FFmpeg tarball to use instead of fetching one
 # FLASHVSR_FFMPEG_VERSION  FFmpeg release (default 9.0.2)
 # FLASHVSR_CACHE           folder for downloads and compiler results (default ~/.cache/flashvsr)
+# CUDA_HOME                the CUDA toolkit, for the preset cuda, where nvcc is not on the path
 # FLASHVSR_JOBS            compilers at a time (default: as many as there are processors)
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -36,6 +37,10 @@ if use_ccache; then
     if "${CXX:-c++}" --version | grep -q 'Free Software Foundation'; then
         arguments+=(-DCMAKE_CXX_FLAGS="${CXXFLAGS:-} -fpch-preprocess")
     fi
+fi
+if [[ $preset == cuda ]]; then
+    nvcc=$(find_nvcc) || die "the cuda preset needs the CUDA toolkit, 12.4 or later; nvcc was not found"
+    arguments+=(-DCMAKE_CUDA_COMPILER="$nvcc")
 fi
 stamp=$(printf '%s\n' "$preset" "${arguments[@]}" "${CC:-}" "${CXX:-}" | cat - CMakePresets.json | sha256sum)
 if [[ ! -f $build/build.ninja || ! -f $build/.configured || $(<"$build/.configured") != "$stamp" ]]; then

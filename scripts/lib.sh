@@ -16,6 +16,16 @@ die() {
 # matches FILE SHA256: the file is there and is that one.
 matches() { [[ -f $1 ]] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status; }
 
+# Print where CUDA's compiler is, if it is: on the path, in CUDA_HOME or in the usual folder.
+find_nvcc() {
+    command -v nvcc && return
+    local nvcc
+    for nvcc in "${CUDA_HOME:-}/bin/nvcc" /usr/local/cuda/bin/nvcc; do
+        [[ -x $nvcc ]] && echo "$nvcc" && return
+    done
+    return 1
+}
+
 # A folder for a script's working files, removed when the script ends, beside what it will be renamed to.
 scratch() {
     mkdir -p "$1"

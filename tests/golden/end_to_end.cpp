@@ -88,6 +88,7 @@ void run_case(const Case &c, ModelCache &models, Report &report) {
     const at::Tensor frames = to_network_range(frames_u8);
     const at::Tensor noise = input("noise");
     const Model &model = models.load(c.model).model;
+    const Placement &place = model.placement;
     const SparseOptions sparse{c.sparse_ratio, c.kv_ratio, c.local_range};
 
     check_schedule(c, report);
@@ -108,22 +109,26 @@ void run_case(const Case &c, ModelCache &models, Report &report) {
     StreamState state;
     std::vector<at::Tensor> latents;
     std::vector<at::Tensor> decoded;
+    int64_t done = 0;
     for (int64_t frame = 0; frame < frames.size(2);) {
         const int64_t chunk = state.chunk;
         recorder.begin(chunk);
         const int64_t count = schedule::frames_in(chunk);
-        const ChunkOutput output =
-            run_chunk(model, sparse, frames.narrow(2, frame, count).contiguous(),
-                      noise.narrow(2, schedule::first_latent(chunk), schedule::latents(chunk)).contiguous(),
-                      state, observer);
+        const ChunkOutput output = run_chunk(
+            model, sparse, place(frames.narrow(2, frame, count)),
+            place(noise.narrow(2, schedule::first_latent(chunk), schedule::latents(chunk))), state, observer);
         frame += count;
         latents.push_back(output.latents);
-        decoded.push_back(c.color_fix ? adain(output.frames, output.condition) : output.frames);
+        const at::Tensor decoded_frames = output.frames.to(at::kFloat);
+        decoded.push_back(
+            c.color_fix ? adain(decoded_frames, place.wide(frames.narrow(2, done, decoded_frames.size(2))))
+                        : decoded_frames);
+        done += decoded_frames.size(2);
     }
     const double cpu_seconds = static_cast<double>(std::clock() - cpu_begin) / CLOCKS_PER_SEC;
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
 
-    const at::Tensor out = at::cat(decoded, 2)[0]; // (3, T, H, W)
+    const at::Tensor out = at::cat(decoded, 2)[0].to(at::kCPU); // (3, T, H, W)
     report.check(group, "latents", at::cat(latents, 2));
     report.check_value(group, "output_frames", out.size(1) == c.output_frames,
                        concat(out.size(1), ", the manifest has ", c.output_frames));

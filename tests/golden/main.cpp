@@ -2,7 +2,9 @@
 #include "end_to_end.h"
 #include "error.h"
 #include "model_cache.h"
+#include "ops/device.h"
 #include "parts.h"
+#include "pipeline/device_list.h"
 #include "report.h"
 
 #include <ATen/ATen.h>
@@ -25,16 +27,22 @@ constexpr int exit_bad = 2;
 constexpr int exit_skipped = 77;
 
 constexpr const char *usage =
-    "Usage: flashvsr_golden DIR [--filter TEXT] [--list]\n"
-    "       flashvsr_golden --env NAME [--filter TEXT] [--list]\n"
+    "Usage: flashvsr_golden DIR [OPTION...]\n"
+    "       flashvsr_golden --env NAME [OPTION...]\n"
     "\n"
     "Run the engine on the inputs of a golden folder and compare what it gives, part by part and end to "
     "end,\n"
     "with what the manifest's files hold.\n"
     "\n"
-    "  --filter TEXT  only goldens whose group/name contains TEXT\n"
-    "  --list         list the groups and whether the engine has them, and run nothing\n"
-    "  --env NAME     the folder that the environment variable NAME names; skipped where it names none\n"
+    "  --filter TEXT     only goldens whose group/name contains TEXT\n"
+    "  --list            list the groups and whether the engine has them, and run nothing\n"
+    "  --env NAME        the folder that the environment variable NAME names; skipped where it names none\n"
+    "  --device NAME     cpu (default), cuda or cuda:N\n"
+    "  --precision NAME  fp32 (default), or bf16 or fp16 on a GPU: then frames' PSNR and masks' common share "
+    "are\n"
+    "                    measured, and nothing is held to the manifest's tolerances\n"
+    "  --tolerance X     allow relative errors up to X where the manifest allows less\n"
+    "  --psnr DB         in bf16 and fp16, the least PSNR that passes\n"
     "\n"
     "Exit status: 0 all compared tensors are within their tolerances, 1 one is not, 2 the arguments, the "
     "folder\n"
@@ -44,6 +52,8 @@ struct Arguments {
     std::filesystem::path folder;
     std::string filter;
     bool list = false;
+    Placement placement;
+    Bounds bounds;
 };
 
 /// The groups that hold goldens, in the manifest's order.
@@ -123,8 +133,8 @@ template <typename Run> void guarded(Report &report, const std::vector<std::stri
     }
 }
 
-void run_all(const Manifest &manifest, Report &report) {
-    ModelCache models(manifest);
+void run_all(const Manifest &manifest, const Placement &placement, Report &report) {
+    ModelCache models(manifest, placement);
     for (const std::string &group : golden_groups(manifest)) {
         if (!report.wants(group))
             continue;
@@ -189,13 +199,13 @@ int run(const Arguments &arguments) {
         return exit_bad;
     }
 
-    Report report(manifest, arguments.filter, std::cout);
+    Report report(manifest, arguments.filter, arguments.bounds, std::cout);
     if (arguments.list) {
         list_groups(manifest, report);
         return 0;
     }
     const c10::InferenceMode inference;
-    run_all(manifest, report);
+    run_all(manifest, arguments.placement, report);
     std::cout << report.compared() << " compared, " << report.failed() << " failed, " << report.not_built()
               << " not built, " << report.unknown() << " of unknown form" << std::endl;
     if (report.failed() > 0)
@@ -208,6 +218,24 @@ int run(const Arguments &arguments) {
 [[noreturn]] void bad_arguments(const std::string &sentence) {
     std::cerr << "flashvsr_golden: " << sentence << "\n\n" << usage;
     std::exit(exit_bad);
+}
+
+at::ScalarType precision(const std::string &name) {
+    if (name == "fp32")
+        return at::kFloat;
+    if (name == "bf16")
+        return at::kBFloat16;
+    if (name == "fp16")
+        return at::kHalf;
+    bad_arguments("unknown precision " + name);
+}
+
+double number(const std::string &text) {
+    char *end = nullptr;
+    const double value = std::strtod(text.c_str(), &end);
+    if (text.empty() || *end != '\0' || !(value >= 0))
+        bad_arguments("'" + text + "' is not a number from 0 on");
+    return value;
 }
 
 Arguments parse(const std::vector<std::string> &words) {
@@ -229,6 +257,19 @@ Arguments parse(const std::vector<std::string> &words) {
             arguments.filter = value();
         } else if (words[i] == "--list") {
             arguments.list = true;
+        } else if (words[i] == "--device") {
+            const std::string &name = value();
+            if (name != "cpu" && gpu_count() == 0) {
+                std::cout << "skipped: there is no GPU for device " << name << std::endl;
+                std::exit(exit_skipped);
+            }
+            arguments.placement.device = parse_devices(name, false).front();
+        } else if (words[i] == "--precision") {
+            arguments.placement.dtype = precision(value());
+        } else if (words[i] == "--tolerance") {
+            arguments.bounds.least_tolerance = number(value());
+        } else if (words[i] == "--psnr") {
+            arguments.bounds.least_psnr = number(value());
         } else if (words[i] == "--env") {
             const std::string &name = value();
             const char *const folder = std::getenv(name.c_str());
@@ -248,6 +289,9 @@ Arguments parse(const std::vector<std::string> &words) {
     }
     if (!has_folder)
         bad_arguments("no folder was given");
+    arguments.bounds.reduced = arguments.placement.dtype != at::kFloat;
+    if (arguments.bounds.reduced && arguments.placement.device.is_cpu())
+        bad_arguments("the CPU computes in fp32 alone");
     return arguments;
 }
 

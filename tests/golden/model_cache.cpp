@@ -40,7 +40,7 @@ const LoadedModel &ModelCache::load(const std::string &folder) {
     if (!slot) {
         const std::filesystem::path path = manifest_.folder / folder;
         ModelWeights weights = load_model_directory(path, version_of(path), Log());
-        Model model(weights, Placement{});
+        Model model(weights, placement_);
         slot = std::make_unique<const LoadedModel>(LoadedModel{std::move(weights), std::move(model)});
     }
     return *slot;

@@ -18,7 +18,10 @@ struct LoadedModel {
 /// The models of a golden folder, each loaded once.
 class ModelCache {
 public:
-    explicit ModelCache(const Manifest &manifest) : manifest_(manifest) {}
+    ModelCache(const Manifest &manifest, const Placement &placement)
+        : manifest_(manifest), placement_(placement) {}
+
+    const Placement &placement() const { return placement_; }
 
     /// The model in that folder below the golden folder. Throws what loading throws.
     const LoadedModel &load(const std::string &folder);
@@ -31,6 +34,7 @@ public:
 
 private:
     const Manifest &manifest_;
+    Placement placement_;
     std::map<std::string, std::unique_ptr<const LoadedModel>> models_;
 };
 

@@ -35,6 +35,10 @@ struct Part {
         return read_npy(report.manifest().folder / entry(tensor).file);
     }
 
+    /// As the engine takes it: where the models are, in their precision.
+    at::Tensor placed_input(const std::string &tensor) const { return models.placement()(input(tensor)); }
+    at::Tensor placed(const at::Tensor &tensor) const { return models.placement()(tensor); }
+
     const Entry &entry(const std::string &tensor) const {
         const Entry *const found = report.manifest().find(group, tensor);
         if (!found)
@@ -127,9 +131,10 @@ void run_draft_mask(const Part &part) {
         const auto split = [&](const at::Tensor &pooled) { // (windows, heads*128) -> (1, heads, windows, 128)
             return pooled.view({pooled.size(0), heads, -1}).transpose(0, 1).unsqueeze(0).contiguous();
         };
-        const at::Tensor q = split(part.input(prefix + "_pooled_q"));
-        const at::Tensor k = split(part.input(prefix + "_pooled_k"));
-        const at::Tensor local = local_window_mask(rows, cols, parameter(*entry, "local_range"));
+        const at::Tensor q = split(part.models.placement().wide(part.input(prefix + "_pooled_q")));
+        const at::Tensor k = split(part.models.placement().wide(part.input(prefix + "_pooled_k")));
+        const at::Tensor local =
+            part.models.placement().upload(local_window_mask(rows, cols, parameter(*entry, "local_range")));
         const at::Tensor probabilities = draft_probabilities(q, k, local);
         const BlockLists lists = select_blocks(probabilities, rows * cols, parameter(*entry, "topk"));
         part.check(prefix + "_prob", probabilities.view({heads * groups, rows * cols, -1}));
@@ -148,8 +153,8 @@ void run_bicubic(const Part &part) {
 }
 
 void run_color(const Part &part) {
-    const at::Tensor content = part.input("hq");
-    const at::Tensor style = part.input("lq");
+    const at::Tensor content = part.placed_input("hq");
+    const at::Tensor style = part.placed_input("lq");
     part.check("adain", adain(content, style));
     part.check("wavelet", wavelet(content, style));
 }
@@ -160,8 +165,8 @@ void run_to_u8(const Part &part) {
 
 void run_tc_decoder(const Part &part) {
     const Entry &latents_entry = part.entry("latents");
-    const at::Tensor latents = part.input("latents");
-    const at::Tensor condition = to_network_range(part.input("cond_u8"));
+    const at::Tensor latents = part.placed_input("latents");
+    const at::Tensor condition = part.placed(to_network_range(part.input("cond_u8")));
     auto latent_ranges = ranges(latents_entry);
     auto frame_ranges = ranges(part.entry("cond_u8"));
     if (latent_ranges.empty() || latent_ranges.size() != frame_ranges.size()) {
@@ -200,7 +205,7 @@ void run_tc_decoder(const Part &part) {
 }
 
 void run_lq_projector(const Part &part) {
-    const at::Tensor frames = to_network_range(part.input("in_u8"));
+    const at::Tensor frames = part.placed(to_network_range(part.input("in_u8")));
     LqProjectorState state;
     for (int64_t call = 0, begin = 0; begin < frames.size(2); call++) {
         const int64_t count = call == 0 ? 1 : 4;
@@ -224,10 +229,11 @@ void run_lq_projector(const Part &part) {
 
 void run_norms(const Part &part) {
     const ModelWeights &weights = part.model().weights;
-    const auto weight = [](const TensorMap &map, const char *name) { return map.at(name).to(at::kFloat); };
-    const at::Tensor rows = part.input("in");
+    const Placement &place = part.models.placement();
+    const auto weight = [&](const TensorMap &map, const char *name) { return place.wide(map.at(name)); };
+    const at::Tensor rows = part.placed_input("in");
     const int64_t dim = rows.size(1);
-    part.check("ln_norm1", layer_norm(rows, at::ones({dim}), at::zeros({dim})));
+    part.check("ln_norm1", layer_norm(rows, place.wide(at::ones({dim})), place.wide(at::zeros({dim}))));
     part.check("ln_norm3", layer_norm(rows, weight(weights.dit, "blocks.0.norm3.weight"),
                                       weight(weights.dit, "blocks.0.norm3.bias")));
     const at::Tensor norm_q = weight(weights.dit, "blocks.0.self_attn.norm_q.weight");
@@ -240,21 +246,24 @@ void run_norms(const Part &part) {
         for (at::Tensor *axis : {&still.time, &still.y, &still.x}) {
             axis->select(2, 0).fill_(1);
             axis->select(2, 1).zero_();
+            *axis = place.upload(*axis);
         }
         const at::Tensor window =
-            at::cat({rows, at::ones({window_tokens - rows.size(0), dim})}).unsqueeze(0).contiguous();
-        const at::Tensor query = at::empty({1, dim / head_dim, 1, window_tokens, head_dim});
+            at::cat({rows, at::ones({window_tokens - rows.size(0), dim}, rows.options())})
+                .unsqueeze(0)
+                .contiguous();
+        const at::Tensor query = at::empty({1, dim / head_dim, 1, window_tokens, head_dim}, rows.options());
         qkv_to_windows(window.repeat({1, 1, 3}), {norm_q, norm_q}, still, grid,
                        {query, at::empty_like(query), at::empty_like(query)});
         part.check("rms_norm_q", from_windows(query, grid)[0].narrow(0, 0, rows.size(0)), "with RoPE");
     }
 
-    const at::Tensor channels = part.input("chan_in"); // (1, C, T, h, w)
+    const at::Tensor channels = part.placed_input("chan_in"); // (1, C, T, h, w)
     const at::Tensor gamma = weight(weights.lq_projector, "norm1.gamma").flatten();
     part.check(
         "chan_norm1",
         channel_norm(channels.permute({0, 2, 3, 4, 1}).contiguous(), gamma, false).permute({0, 4, 1, 2, 3}));
-    part.check("adain_out", adain(part.input("adain_hq"), part.input("adain_lq")));
+    part.check("adain_out", adain(part.placed_input("adain_hq"), part.placed_input("adain_lq")));
 }
 
 struct Kind {

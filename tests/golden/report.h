@@ -13,10 +13,19 @@ namespace flashvsr::golden {
 
 /// Compares tensors with a manifest's goldens, prints a line for each, and keeps account of those that nobody
 /// has compared yet.
+struct Bounds {
+    /// Relative errors up to this are allowed too.
+    double least_tolerance = 0;
+    /// In fewer bits than fp32 tensors are not held to the manifest's tolerances: frames are to have this
+    /// PSNR in dB against theirs, and of masks the share of common blocks is told.
+    bool reduced = false;
+    double least_psnr = 0;
+};
+
 class Report {
 public:
     /// Only goldens whose "group/name" contains `filter` are compared and counted.
-    Report(const Manifest &manifest, std::string filter, std::ostream &out);
+    Report(const Manifest &manifest, std::string filter, const Bounds &bounds, std::ostream &out);
 
     const Manifest &manifest() const { return manifest_; }
 
@@ -53,10 +62,12 @@ public:
 private:
     bool wants(const Entry &entry) const;
     int settle_group(const std::string &group);
+    void measure(const Entry &entry, const at::Tensor &got);
     void line(bool passed, const std::string &path, double used, const std::string &text);
 
     const Manifest &manifest_;
     std::string filter_;
+    Bounds bounds_;
     std::ostream &out_;
     std::set<const Entry *> settled_;
     int compared_ = 0, failed_ = 0, not_built_ = 0, unknown_ = 0;

@@ -110,6 +110,16 @@ static void misuse(const FlashVSRSettings *settings)
     EXPECT(flashvsr_send_frame(ctx, &frame) < 0);
     EXPECT(flashvsr_receive_frame(ctx, &frame) < 0);
     flashvsr_close(&ctx);
+    bad = *settings;
+    bad.device = "cpu";
+    bad.precision = FLASHVSR_PRECISION_BF16;
+    EXPECT(flashvsr_open(&ctx, &bad) < 0);
+    EXPECT(strstr(flashvsr_error(ctx), "bf16"));
+    flashvsr_close(&ctx);
+    bad.precision = 99;
+    EXPECT(flashvsr_open(&ctx, &bad) < 0);
+    EXPECT(strstr(flashvsr_error(ctx), "99"));
+    flashvsr_close(&ctx);
 
     EXPECT(flashvsr_open(&ctx, settings) == 0);
     EXPECT(flashvsr_send_frame(ctx, &frame) < 0);

@@ -32,18 +32,29 @@ std::vector<Segment> plan(int64_t frames, int64_t length, int64_t overlap,
     return segments;
 }
 
+/// Output frame i comes from one segment, or is mixed of two that follow each other with weights that sum
+/// to 1.
+void expect_cover(const std::vector<Segment> &segments, int64_t frames, int64_t overlap) {
+    ASSERT_EQ(segments.front().begin, 0);
+    ASSERT_EQ(segments.front().fade, 0);
+    ASSERT_EQ(segments.back().end, frames);
+    for (size_t i = 1; i < segments.size(); i++) {
+        ASSERT_EQ(segments[i].begin, segments[i - 1].end - overlap);
+        ASSERT_EQ(segments[i].fade, overlap);
+        ASSERT_GT(segments[i].end, segments[i - 1].end);
+        if (i > 1) {
+            ASSERT_GE(segments[i].begin, segments[i - 2].end) << "three segments at one frame";
+        }
+    }
+}
+
 TEST(SegmentPlanner, NeighboursShareTheOverlapAndNothingIsLeftOut) {
     for (const int64_t overlap : {0, 1, 10, 25})
-        for (const int64_t length : {2 * overlap + 1, 2 * overlap + 30, int64_t{100}})
-            for (int64_t frames = 1; frames < 300; frames += 7) {
-                const std::vector<Segment> segments = plan(frames, length, overlap);
-                EXPECT_EQ(segments.front().begin, 0);
-                EXPECT_EQ(segments.back().end, frames);
-                for (size_t i = 1; i < segments.size(); i++) {
-                    EXPECT_EQ(segments[i].begin, segments[i - 1].end - overlap);
-                    EXPECT_EQ(segments[i].fade, overlap);
-                    EXPECT_GT(segments[i].end, segments[i - 1].end);
-                }
+        for (const int64_t length : {std::max<int64_t>(1, 2 * overlap), 2 * overlap + 1, 2 * overlap + 8,
+                                     2 * overlap + 30, int64_t{100}, int64_t{256}})
+            for (int64_t frames = 1; frames <= 300; frames++) {
+                SCOPED_TRACE(concat(frames, " frames, segments of ", length, " that share ", overlap));
+                ASSERT_NO_FATAL_FAILURE(expect_cover(plan(frames, length, overlap), frames, overlap));
             }
 }
 
@@ -175,47 +186,6 @@ TEST(SegmentPipeline, OneEndlessSegmentEqualsItsStream) {
     }
 }
 
-/// Options for a failure of one worker, at its given step, once.
-PipelineOptions failing_once(PipelineOptions options, size_t worker, int64_t step) {
-    auto failed = std::make_shared<std::atomic<bool>>(false);
-    options.before_step = [=](size_t w, int64_t s) {
-        if (w == worker && s == step && !failed->exchange(true))
-            fail(EIO, "injected");
-    };
-    return options;
-}
-
-TEST(Faults, AWorkerThatFailsAtAnyStepChangesNothing) {
-    const c10::InferenceMode guard;
-    const std::vector<PicturePtr> pictures = test::moving_pictures(input_size, 90);
-    PipelineOptions frames;
-    frames.stream = test::stream_options(input_size);
-    frames.multi_gpu = MultiGpu::frames;
-    frames.segment = 28;
-    PipelineOptions tiles = frames;
-    tiles.stream = test::stream_options({70, 40});
-    tiles.stream.tile = 128;
-    tiles.stream.tile_overlap = 16;
-    tiles.multi_gpu = MultiGpu::tiles;
-    const std::vector<PicturePtr> larger = test::moving_pictures({70, 40}, 30);
-
-    for (const auto &[options, clip] : {std::pair{frames, pictures}, std::pair{tiles, larger}}) {
-        const auto expected = test::run_pipeline(options, 2, clip, Log());
-        for (const size_t worker : {0U, 1U})
-            for (int64_t step = 0; step < 8; step++) {
-                std::atomic<int> warnings = 0;
-                const Log log(
-                    [&](LogLevel level, const std::string &) { warnings += level == LogLevel::warning; });
-                const auto got = test::run_pipeline(failing_once(options, worker, step), 2, clip, log);
-                EXPECT_LE(warnings, 1);
-                ASSERT_EQ(got.size(), expected.size());
-                for (size_t i = 0; i < got.size(); i++)
-                    ASSERT_TRUE(at::equal(got[i], expected[i]))
-                        << "frame " << i << " worker " << worker << " step " << step;
-            }
-    }
-}
-
 TEST(Faults, WhenNoWorkerIsLeftTheErrorComesOut) {
     const Log log;
     for (const MultiGpu mode : {MultiGpu::off, MultiGpu::frames, MultiGpu::tiles}) {
@@ -300,6 +270,24 @@ TEST(TileBatches, BatchSizeChangesNothingButRounding) {
     }
 }
 
+TEST(WorkerStats, AreSummedUpALineForEachWorker) {
+    std::vector<std::string> lines;
+    const Log log([&](LogLevel, const std::string &line) { lines.push_back(line); });
+    WorkerStats busy{"cuda:0", 12, 3.5, true, {256, 128}, {{{1, 8}, {4, 40}}, 2}};
+    log_work({busy, WorkerStats{"cuda:1"}}, log);
+    EXPECT_EQ(lines,
+              (std::vector<std::string>{"device cuda:0 (failed): 12 chunks, 3.5 s at work, tiles of 256x128 "
+                                        "output pixels in batches (8 of 1, 40 of 4), 2 times out of memory",
+                                        "device cuda:1: no work"}));
+}
+
+// Instrumented code takes several times as long.
+#ifdef __SANITIZE_THREAD__
+constexpr std::chrono::seconds patience(20);
+#else
+constexpr std::chrono::seconds patience(2);
+#endif
+
 TEST(Cancelling, ClosingInTheMiddleTakesNoTime) {
     const c10::InferenceMode guard;
     const Log log;
@@ -313,7 +301,7 @@ TEST(Cancelling, ClosingInTheMiddleTakesNoTime) {
         std::this_thread::sleep_for(std::chrono::milliseconds(20));
         const auto start = std::chrono::steady_clock::now();
         pipeline.reset();
-        EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(2));
+        EXPECT_LT(std::chrono::steady_clock::now() - start, patience);
     }
 }
 

@@ -82,7 +82,7 @@ TEST(Feather, IdentityGivesBackTheBicubicUpscaleWhateverTheTiles) {
                                        .narrow(3, grid[i].x, grid[i].size.width)
                                        .unsqueeze(0)},
                                chunk.condition);
-        const std::vector<at::Tensor> out = pictures.finish(chunk, blended);
+        const std::vector<at::Tensor> out = pictures.finish(chunk, blended).unbind(0);
         ASSERT_EQ(out.size(), frames.size());
         for (size_t i = 0; i < out.size(); i++)
             EXPECT_LE(test::difference(
@@ -141,20 +141,61 @@ TEST(BatchPlanner, HalvesWhenMemoryRunsOutAndDoesNotTryThatAgain) {
     EXPECT_FALSE(planner.out_of_memory(1));
 }
 
-TEST(BatchPlanner, KeepsWithinTheLimit) {
-    constexpr int64_t gib = int64_t{1} << 30;
+struct LimitCase {
+    int64_t limit_mib, used_mib;
+    int64_t expected;
+};
+
+// A device of 65536 MiB and tiles of 78 MiB by the formula.
+TEST(BatchPlanner, KeepsWithinTheLimitAndTheMargin) {
+    constexpr int64_t mib = int64_t{1} << 20, total = 65536;
+    const Log log;
+    for (const LimitCase &c :
+         {LimitCase{0, 0, 8}, LimitCase{0, total - 2048 - 78 * 3, 3}, LimitCase{0, total - 2000, 1},
+          LimitCase{78 * 5, 0, 5}, LimitCase{1000, 1000 - 78 * 2, 2}, LimitCase{1000, 5000, 1},
+          LimitCase{total, total - 2048 - 78 * 4, 4}, LimitCase{77, 0, 1}}) {
+        BatchOptions options;
+        options.adaptive = true;
+        options.limit = c.limit_mib * mib;
+        const auto memory = [&] { return DeviceMemory{(total - c.used_mib) * mib, total * mib}; };
+        EXPECT_EQ(BatchPlanner(options, 256 * 256, 4, memory, log).batch(), c.expected)
+            << "limit " << c.limit_mib << " MiB, " << c.used_mib << " MiB in use";
+    }
+}
+
+// What was seen of larger tiles, and that too many of them did not fit, says nothing of smaller ones.
+TEST(BatchPlanner, EstimatesTilesOfAnotherSizeAfresh) {
+    constexpr int64_t mib = int64_t{1} << 20;
     BatchOptions options;
     options.adaptive = true;
-    options.limit = 10 * gib;
     const Log log;
-    // 8 GiB are in use already: 2 of the 10 are left, for 1024x1024 tiles of 1.2 GiB.
     BatchPlanner planner(
-        options, 1024 * 1024, 4,
+        options, 256 * 256, 4,
         [] {
-            return DeviceMemory{72 * gib, 80 * gib};
+            return DeviceMemory{(2048 + 500) * mib, 65536 * mib};
         },
         log);
+    planner.succeeded(2, 2 * 400 * mib);
+    EXPECT_TRUE(planner.out_of_memory(3));
     EXPECT_EQ(planner.batch(), 1);
+    planner.use_tiles(128 * 256);
+    EXPECT_EQ(planner.batch(), 8);
+    EXPECT_EQ(planner.shortage(), "about 39 MiB (estimated) needed, 2548 of 65536 MiB free");
+}
+
+TEST(BatchPlanner, KeepsARecordUntilItIsTaken) {
+    BatchOptions options;
+    options.batch = 4;
+    const Log log;
+    BatchPlanner planner(options, 128 * 128, 4, host_memory, log);
+    planner.succeeded(4, 0);
+    planner.out_of_memory(4);
+    planner.succeeded(2, 0);
+    planner.succeeded(2, 0);
+    const BatchRecord record = planner.take_record();
+    EXPECT_EQ(record.batches, (std::map<int64_t, int64_t>{{2, 2}, {4, 1}}));
+    EXPECT_EQ(record.out_of_memory, 1);
+    EXPECT_TRUE(planner.take_record().batches.empty());
 }
 
 TEST(MemoryModel, PrefersWholePicturesThenTheLargestTilesThatFit) {

@@ -97,6 +97,14 @@ enum FlashVSRColorFix {
     FLASHVSR_COLOR_FIX_WAVELET /**< low frequencies as in the input */
 };
 
+/** In what numbers the network computes. */
+enum FlashVSRPrecision {
+    FLASHVSR_PRECISION_AUTO, /**< bf16 on a GPU, fp32 on the CPU */
+    FLASHVSR_PRECISION_FP32, /**< all of fp32's bits, on a GPU too */
+    FLASHVSR_PRECISION_BF16, /**< GPUs alone */
+    FLASHVSR_PRECISION_FP16  /**< GPUs alone */
+};
+
 /** How several devices share the work. */
 enum FlashVSRMultiGpu {
     FLASHVSR_MULTI_GPU_OFF,    /**< the first device does it all */
@@ -136,8 +144,11 @@ typedef struct FlashVSRSettings {
     int out_width, out_height;
     /** Model directory; NULL (default) is the built-in model. */
     const char *model_dir;
-    /** Device: "auto" (default) or "cpu", or a list such as "cpu|cpu" with one worker for each entry. */
+    /** Devices: "auto" (default: the first GPU, or all with multi_gpu, or the CPU where there is none), "all"
+     *  GPUs, "cpu", "cuda", "cuda:1", "1", "0-3", or a list of such with '|' between, one worker for each. */
     const char *device;
+    /** enum FlashVSRPrecision. Default auto. */
+    int precision;
     /** enum FlashVSRVersion. Default auto. */
     int version;
     /** enum FlashVSRColorFix. Default auto. */

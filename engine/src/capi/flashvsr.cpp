@@ -3,6 +3,7 @@
 
 #include "capi/settings.h"
 #include "frame/picture.h"
+#include "ops/device.h"
 #include "pipeline/device_list.h"
 #include "pipeline/pipeline.h"
 #include "stream/frame_stream.h"
@@ -13,6 +14,8 @@
 
 #include <chrono>
 #include <deque>
+#include <future>
+#include <map>
 #include <new>
 
 #define STRING(x) #x
@@ -79,10 +82,49 @@ WorkTotals totals(const Pipeline &pipeline) {
     return sum;
 }
 
+/// The network on each device that is named, once on each, loaded side by side.
+std::vector<WorkerDevice> load_models(const ModelWeights &weights, const std::vector<Placement> &places) {
+    std::map<std::string, std::future<std::shared_ptr<const Model>>> loading;
+    for (const Placement &place : places) {
+        if (!loading.contains(place.device.str()))
+            loading[place.device.str()] = std::async(std::launch::async, [&weights, place] {
+                const c10::InferenceMode inference;
+                const DeviceScope scope(place.device);
+                auto model = std::make_shared<const Model>(weights, place);
+                synchronize(place.device);
+                return model;
+            });
+    }
+    std::map<std::string, std::shared_ptr<const Model>> models;
+    for (auto &[name, model] : loading)
+        models[name] = model.get();
+    std::vector<WorkerDevice> devices;
+    devices.reserve(places.size());
+    for (const Placement &place : places)
+        devices.push_back({place.device.str(), models[place.device.str()],
+                           [device = place.device] { return memory_of(device); }});
+    return devices;
+}
+
+std::string device_names(const std::vector<WorkerDevice> &devices) {
+    std::string names;
+    for (const WorkerDevice &device : devices)
+        names += (names.empty() ? "" : "|") + device.name;
+    return names;
+}
+
+const char *precision_name(at::ScalarType type) {
+    return type == at::kBFloat16 ? "bf16" : type == at::kHalf ? "fp16" : "fp32";
+}
+
 void open(FlashVSRContext &ctx, const FlashVSRSettings &settings) {
     PipelineOptions options = pipeline_options(settings);
     ctx.input = options.stream.input;
-    const std::vector<std::string> names = parse_devices(settings.device ? settings.device : "auto");
+    std::vector<Placement> places;
+    for (const at::Device &device :
+         parse_devices(settings.device ? settings.device : "auto", options.multi_gpu != MultiGpu::off))
+        places.push_back({device, precision_on(device, settings.precision)});
+    options.stream.batch.limit = memory_limit(settings.vram_limit, memory_of(places.front().device));
 
     const bool builtin = !settings.model_dir || !*settings.model_dir;
     const ModelWeights weights =
@@ -90,22 +132,20 @@ void open(FlashVSRContext &ctx, const FlashVSRSettings &settings) {
                              wished_version(settings.version), ctx.log);
     options.stream.color_fix =
         wished_color_fix(settings.color_fix).value_or(weights.color_fix.value_or(ColorFix::adain));
-    const auto model = std::make_shared<const Model>(weights, Placement{});
-    ctx.model_bytes = model->bytes;
-    plan_tiles(options.stream, settings, weights.shape, host_memory());
-
-    std::vector<WorkerDevice> devices;
-    for (const std::string &name : names)
-        devices.push_back({name, model});
+    std::vector<WorkerDevice> devices = load_models(weights, places);
+    const Model &model = *devices.front().model;
+    ctx.model_bytes = model.bytes;
+    plan_tiles(options.stream, settings, weights.shape,
+               static_cast<int64_t>(c10::elementSize(model.placement.dtype)), devices.front().memory());
     ctx.output = options.stream.output;
-    ctx.pipeline = make_pipeline(options, std::move(devices), ctx.log);
+    ctx.pipeline = make_pipeline(options, devices, ctx.log);
 
     const StreamOptions &stream = options.stream;
     const std::vector<Tile> grid = stream_grid(stream);
     ctx.log(LogLevel::info, "model ", weights.name, " (version ", version_name(weights.version), ") on ",
-            settings.device ? settings.device : "auto", " in fp32: ", stream.input.width, "x",
-            stream.input.height, " to ", stream.output.width, "x", stream.output.height, ", ", grid.size(),
-            " tile", grid.size() == 1 ? "" : "s", " of ", grid.front().size.width, "x",
+            device_names(devices), " in ", precision_name(model.placement.dtype), ": ", stream.input.width,
+            "x", stream.input.height, " to ", stream.output.width, "x", stream.output.height, ", ",
+            grid.size(), " tile", grid.size() == 1 ? "" : "s", " of ", grid.front().size.width, "x",
             grid.front().size.height, ", color fix ", color_fix_name(stream.color_fix));
 }
 

@@ -29,10 +29,6 @@ BatchOptions batch_options(const FlashVSRSettings &settings) {
     BatchOptions options;
     options.adaptive = settings.adaptive_batch != 0;
     options.batch = settings.tile_batch;
-    // A fraction of what there is, or bytes.
-    options.limit = static_cast<int64_t>(settings.vram_limit <= 1
-                                             ? settings.vram_limit * static_cast<double>(host_memory().total)
-                                             : settings.vram_limit);
     return options;
 }
 
@@ -72,6 +68,11 @@ PipelineOptions pipeline_options(const FlashVSRSettings &settings) {
     return options;
 }
 
+int64_t memory_limit(double vram_limit, const DeviceMemory &memory) {
+    return static_cast<int64_t>(vram_limit <= 1 ? vram_limit * static_cast<double>(memory.total)
+                                                : vram_limit);
+}
+
 std::optional<Version> wished_version(int version) {
     switch (version) {
     case FLASHVSR_VERSION_AUTO:
@@ -100,8 +101,28 @@ std::optional<ColorFix> wished_color_fix(int color_fix) {
     }
 }
 
+at::ScalarType precision_on(const at::Device &device, int precision) {
+    const auto on_gpu = [&](at::ScalarType type, const char *name) {
+        if (device.is_cpu())
+            fail(EINVAL, "precision ", name, " needs a GPU; the CPU computes in fp32");
+        return type;
+    };
+    switch (precision) {
+    case FLASHVSR_PRECISION_AUTO:
+        return device.is_cpu() ? at::kFloat : at::kBFloat16;
+    case FLASHVSR_PRECISION_FP32:
+        return at::kFloat;
+    case FLASHVSR_PRECISION_BF16:
+        return on_gpu(at::kBFloat16, "bf16");
+    case FLASHVSR_PRECISION_FP16:
+        return on_gpu(at::kHalf, "fp16");
+    default:
+        fail(EINVAL, "precision ", precision, " is none of enum FlashVSRPrecision");
+    }
+}
+
 void plan_tiles(StreamOptions &stream, const FlashVSRSettings &settings, const NetworkShape &shape,
-                const DeviceMemory &memory) {
+                int64_t value_bytes, const DeviceMemory &memory) {
     const double scale =
         std::max(static_cast<double>(stream.output.width) / static_cast<double>(stream.input.width),
                  static_cast<double>(stream.output.height) / static_cast<double>(stream.input.height));
@@ -127,7 +148,7 @@ void plan_tiles(StreamOptions &stream, const FlashVSRSettings &settings, const N
             available = std::min(available, stream.batch.limit);
         std::vector<int64_t> sides =
             choose_tile_sizes(shape, target_size(stream.output), scale, settings.tile_overlap,
-                              stream.sparse.kv_groups(), static_cast<int64_t>(sizeof(float)), available);
+                              stream.sparse.kv_groups(), value_bytes, available);
         std::transform(sides.begin(), sides.end(), sides.begin(), scaled);
         stream.tile = sides.front();
         stream.fallback_tiles.assign(sides.begin() + 1, sides.end());

@@ -13,12 +13,19 @@ namespace flashvsr {
 /// setting and its value. Tiles are decided by plan_tiles(), when the model is known.
 PipelineOptions pipeline_options(const FlashVSRSettings &settings);
 
+/// vram_limit in bytes: a fraction of what there is, or bytes.
+int64_t memory_limit(double vram_limit, const DeviceMemory &memory);
+
 std::optional<Version> wished_version(int version);
 
 std::optional<ColorFix> wished_color_fix(int color_fix);
 
+/// The type that a device computes in. Throws EINVAL for one that it does not compute in.
+at::ScalarType precision_on(const at::Device &device, int precision);
+
 /// Set the stream's tiles: as asked for, or the largest that fit the memory.
+/// @param value_bytes bytes of a value in the model's precision
 void plan_tiles(StreamOptions &stream, const FlashVSRSettings &settings, const NetworkShape &shape,
-                const DeviceMemory &memory);
+                int64_t value_bytes, const DeviceMemory &memory);
 
 } // namespace flashvsr

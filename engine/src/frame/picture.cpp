@@ -43,6 +43,8 @@ void read_row(const float *from, float *to, int64_t width) {
 template <typename Level> void write_row(const float *from, Level *to, int64_t width, int white) {
     const auto scale = static_cast<float>(white);
     for (int64_t x = 0; x < width; x++)
+        // What is rounded is at least 0, and lround() would keep the loop from being vectorized.
+        // NOLINTNEXTLINE(bugprone-incorrect-roundings)
         to[x] = static_cast<Level>(static_cast<int>(clamp01((from[x] + 1.0f) * 0.5f) * scale + 0.5f));
 }
 

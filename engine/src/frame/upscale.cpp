@@ -3,7 +3,6 @@
 
 #include "error.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/replication_pad2d.h>
 
@@ -18,8 +17,6 @@ constexpr double min_scale = 1.0;
 constexpr double max_scale = 8.0;
 // A block of the sparse attention is 8x8 tokens of 16x16 pixels.
 constexpr int64_t block_px = 128;
-// Less than this many pixels a task costs more to hand out than to resample.
-constexpr int64_t pixels_per_task = 16384;
 
 void check_input_side(const char *name, int value) {
     if (value < 1 || value > FLASHVSR_MAX_SIZE)
@@ -71,16 +68,9 @@ double bicubic_kernel(double x) {
     return 0.0;
 }
 
-/// The inputs of each output along one axis: weight[i * count + k] is that of input first[i] + k.
-struct Taps {
-    int64_t count = 0;
-    std::vector<int64_t> first;
-    std::vector<float> weight;
-};
-
 // Positions and weights in double: in float, the sampling position alone is off by 1e-4 pixels at column
 // 2000, which is more than a 16-bit level.
-Taps make_taps(int64_t in, int64_t out) {
+ResampleTaps make_taps(int64_t in, int64_t out) {
     const double ratio = static_cast<double>(in) / static_cast<double>(out);
     const double stretch = std::max(ratio, 1.0);
     const double support = 2.0 * stretch;
@@ -92,79 +82,29 @@ Taps make_taps(int64_t in, int64_t out) {
         return std::min<int64_t>(
             in, static_cast<int64_t>((static_cast<double>(i) + 0.5) * ratio + support + 0.5));
     };
-    Taps taps;
+    int64_t count = 0;
     for (int64_t i = 0; i < out; i++)
-        taps.count = std::max(taps.count, end_of(i) - begin_of(i));
-    taps.first.resize(static_cast<size_t>(out));
-    taps.weight.resize(static_cast<size_t>(out * taps.count));
-    std::vector<double> weight(static_cast<size_t>(taps.count));
+        count = std::max(count, end_of(i) - begin_of(i));
+    ResampleTaps taps{at::empty({out}, at::kLong), at::empty({out, count}, at::kFloat)};
+    int64_t *const first_of = taps.first.data_ptr<int64_t>();
+    float *weight_of = taps.weight.data_ptr<float>();
+    std::vector<double> weight(static_cast<size_t>(count));
     for (int64_t i = 0; i < out; i++) {
         const double centre = (static_cast<double>(i) + 0.5) * ratio;
         // The same count everywhere: at the edges the taps outside the kernel weigh 0.
-        const int64_t first = std::min(begin_of(i), in - taps.count);
+        const int64_t first = std::min(begin_of(i), in - count);
         double sum = 0.0;
-        for (int64_t k = 0; k < taps.count; k++) {
+        for (int64_t k = 0; k < count; k++) {
             const int64_t j = first + k;
             const bool inside = j >= begin_of(i) && j < end_of(i);
             weight[k] = inside ? bicubic_kernel((static_cast<double>(j) - centre + 0.5) / stretch) : 0.0;
             sum += weight[k];
         }
-        taps.first[i] = first;
-        for (int64_t k = 0; k < taps.count; k++)
-            taps.weight[i * taps.count + k] = static_cast<float>(weight[k] / sum);
+        first_of[i] = first;
+        for (int64_t k = 0; k < count; k++)
+            *weight_of++ = static_cast<float>(weight[k] / sum);
     }
     return taps;
-}
-
-// (rows, in) -> (rows, out)
-at::Tensor resample_columns(const at::Tensor &rows, const Taps &taps) {
-    const int64_t count = rows.size(0);
-    const int64_t in = rows.size(1);
-    const auto out = static_cast<int64_t>(taps.first.size());
-    at::Tensor result = at::empty({count, out}, at::kFloat);
-    const float *const from = rows.const_data_ptr<float>();
-    float *const to = result.mutable_data_ptr<float>();
-    at::parallel_for(0, count, std::max<int64_t>(1, pixels_per_task / out), [&](int64_t begin, int64_t end) {
-        for (int64_t row = begin; row < end; row++) {
-            const float *weight = taps.weight.data();
-            for (int64_t x = 0; x < out; x++, weight += taps.count) {
-                const float *const pixels = from + row * in + taps.first[x];
-                float sum = 0.0f;
-                for (int64_t k = 0; k < taps.count; k++)
-                    sum += weight[k] * pixels[k];
-                to[row * out + x] = sum;
-            }
-        }
-    });
-    return result;
-}
-
-// (planes * in, width) -> (planes * out, width), clamped to [-1, 1]
-at::Tensor resample_rows(const at::Tensor &rows, int64_t planes, const Taps &taps) {
-    const int64_t in = rows.size(0) / planes;
-    const int64_t width = rows.size(1);
-    const auto out = static_cast<int64_t>(taps.first.size());
-    at::Tensor result = at::empty({planes * out, width}, at::kFloat);
-    const float *const from = rows.const_data_ptr<float>();
-    float *const to = result.mutable_data_ptr<float>();
-    const int64_t grain = std::max<int64_t>(1, pixels_per_task / width);
-    at::parallel_for(0, planes * out, grain, [&](int64_t begin, int64_t end) {
-        for (int64_t row = begin; row < end; row++) {
-            const int64_t y = row % out;
-            const float *const weight = taps.weight.data() + y * taps.count;
-            const float *source = from + (row / out * in + taps.first[y]) * width;
-            float *const target = to + row * width;
-            std::fill_n(target, width, 0.0f);
-            for (int64_t k = 0; k < taps.count; k++, source += width)
-                for (int64_t x = 0; x < width; x++)
-                    target[x] += weight[k] * source[x];
-            for (int64_t x = 0; x < width; x++) {
-                const float v = target[x] > -1.0f ? target[x] : -1.0f;
-                target[x] = v < 1.0f ? v : 1.0f;
-            }
-        }
-    });
-    return result;
 }
 
 } // namespace
@@ -184,17 +124,34 @@ Size target_size(Size output) {
     return {round_up(output.width), round_up(output.height)};
 }
 
-at::Tensor upscale_bicubic(const at::Tensor &frames, int64_t height, int64_t width) {
+Upscaler::Upscaler(Size from, Size to, at::Device device) : from_(from), to_(to) {
+    if (from.width < 1 || from.height < 1 || to.width < 1 || to.height < 1)
+        fail(EINVAL, "frames of ", from.width, "x", from.height, " pixels cannot be resized to ", to.width,
+             "x", to.height);
+    const auto on_device = [&](const ResampleTaps &taps) {
+        return ResampleTaps{taps.first.to(device), taps.weight.to(device)};
+    };
+    columns_ = on_device(make_taps(from.width, to.width));
+    rows_ = on_device(make_taps(from.height, to.height));
+}
+
+at::Tensor Upscaler::operator()(const at::Tensor &frames) const {
     const at::Tensor batch = batch_of(frames);
-    if (height < 1 || width < 1)
-        fail(EINVAL, "frames cannot be resized to ", width, "x", height, " pixels");
-    if (batch.size(-2) == height && batch.size(-1) == width)
+    if (Size{batch.size(-1), batch.size(-2)} != from_)
+        fail(EINVAL, "frames of ", batch.size(-1), "x", batch.size(-2), " pixels came where ", from_.width,
+             "x", from_.height, " were expected");
+    if (from_ == to_)
         return frames.clamp(-1.0, 1.0);
     const int64_t planes = batch.size(0) * batch.size(1);
     at::Tensor rows = batch.contiguous().view({planes * batch.size(2), batch.size(3)});
-    rows = resample_columns(rows, make_taps(batch.size(3), width));
-    rows = resample_rows(rows, planes, make_taps(batch.size(2), height));
-    return with_leading_sizes(rows.view({batch.size(0), batch.size(1), height, width}), frames);
+    rows = resample_columns(rows, columns_);
+    rows = resample_rows(rows, planes, rows_);
+    return with_leading_sizes(rows.view({batch.size(0), batch.size(1), to_.height, to_.width}), frames);
+}
+
+at::Tensor upscale_bicubic(const at::Tensor &frames, int64_t height, int64_t width) {
+    const at::Tensor batch = batch_of(frames);
+    return Upscaler({batch.size(-1), batch.size(-2)}, {width, height}, frames.device())(frames);
 }
 
 at::Tensor pad_to(const at::Tensor &frames, int64_t height, int64_t width) {

@@ -19,7 +19,7 @@ std::pair<at::Tensor, at::Tensor> mean_and_deviation(const at::Tensor &x) {
 
 /// 3x3 binomial blur with holes, edges replicated. x (N, 1, H, W)
 at::Tensor blur(const at::Tensor &x, int64_t dilation) {
-    const at::Tensor line = at::tensor({1.0, 2.0, 1.0}, x.options());
+    const at::Tensor line = at::arange(-1, 2, x.options()).abs_().neg_().add_(2); // 1 2 1
     const at::Tensor kernel = at::outer(line, line).div_(16).view({1, 1, 3, 3});
     return at::conv2d(at::replication_pad2d(x, {dilation, dilation, dilation, dilation}), kernel,
                       std::nullopt, at::IntArrayRef{1, 1}, at::IntArrayRef{0, 0},

@@ -95,10 +95,11 @@ Dit::Dit(const TensorMap &weights, const at::Tensor &prompt, const NetworkShape 
         return LinearWeights{wide(name + ".weight"), wide(name + ".bias")};
     };
     const auto layer = [&](const std::string &name) {
-        return LinearWeights{place(weights.at(name + ".weight")), wide(name + ".bias")};
+        return LinearWeights{place(weights.at(name + ".weight")), place(weights.at(name + ".bias"))};
     };
     const auto gated_layer = [&](const std::string &name, const at::Tensor &gate) {
-        return LinearWeights{place(wide(name + ".weight") * gate.unsqueeze(1)), wide(name + ".bias") * gate};
+        return LinearWeights{place(wide(name + ".weight") * gate.unsqueeze(1)),
+                             place(wide(name + ".bias") * gate)};
     };
 
     patch_ = layer("patch_embedding");
@@ -178,11 +179,13 @@ at::Tensor Dit::predict(const at::Tensor &latents, int64_t first_latent,
     after.oldest = (state.oldest + dropped) % attended;
     after.kept = attended - dropped;
 
+    observer.enter("linear");
     at::Tensor x = linear(patchify(latents), patch_);
     observer("patch_embed", x);
     for (size_t i = 0; i < blocks_.size(); i++) {
         const Block &block = blocks_[i];
         observer.check_stop();
+        observer.enter("norm");
         if (i < lq_tokens.size())
             x.add_(lq_tokens[i]);
 
@@ -190,18 +193,27 @@ at::Tensor Dit::predict(const at::Tensor &latents, int64_t first_latent,
             self_attention(block, i, layer_norm(x, block.scale1, block.shift1), step, after.blocks[i]);
         if (i == 0 && observer.listens())
             observer("b0_self_attn_out", linear(y, block.self_out).div(block.gate1));
+        observer.enter("linear");
         linear_add(x, y, block.self_out);
 
-        y = rms_norm(linear(layer_norm(x, block.norm3_weight, block.norm3_bias), block.cross_q),
-                     block.cross_norm_q);
+        observer.enter("norm");
+        y = layer_norm(x, block.norm3_weight, block.norm3_bias);
+        observer.enter("linear");
+        y = linear(y, block.cross_q);
+        observer.enter("norm");
+        y = rms_norm(y, block.cross_norm_q);
+        observer.enter("cross attention");
         y = cross_attention(y, block.context_key, block.context_value);
         if (i == 0 && observer.listens())
             observer("b0_cross_attn_out", linear(y, block.cross_out));
+        observer.enter("linear");
         linear_add(x, y, block.cross_out);
         observer.check_stop();
 
-        linear_add(x, linear(layer_norm(x, block.scale2, block.shift2), block.ffn_in, Activation::gelu),
-                   block.ffn_out);
+        observer.enter("norm");
+        y = layer_norm(x, block.scale2, block.shift2);
+        observer.enter("linear");
+        linear_add(x, linear(y, block.ffn_in, Activation::gelu), block.ffn_out);
         if (observer.listens())
             observer(concat("block", i, "_out"), x);
     }
@@ -223,7 +235,11 @@ at::Tensor Dit::self_attention(const Block &block, size_t index, const at::Tenso
 
     const auto written = [&](const at::Tensor &ring) { return ring.narrow(2, step.slot * n, windows); };
     const QkvWindows to{q, written(cache.key), written(cache.value)};
-    qkv_to_windows(linear(x, block.qkv), block.norm, step.rope, grid, to);
+    step.observer.enter("linear");
+    const at::Tensor qkv = linear(x, block.qkv);
+    step.observer.enter("norm");
+    qkv_to_windows(qkv, block.norm, step.rope, grid, to);
+    step.observer.enter("block mask");
     pool_windows(q, pooled_q);
     pool_windows(to.key, written(cache.pooled_key));
 
@@ -233,7 +249,8 @@ at::Tensor Dit::self_attention(const Block &block, size_t index, const at::Tenso
     const at::Tensor probabilities =
         draft_probabilities(pooled_q, attended(cache.pooled_key), step.local_mask);
     const BlockLists lists = select_blocks(probabilities, n, step.budget);
-    const at::Tensor out = block_sparse_attention(q, attended(cache.key), attended(cache.value), lists, grid);
+    step.observer.enter("attention");
+    at::Tensor out = block_sparse_attention(q, attended(cache.key), attended(cache.value), lists, grid);
 
     if (const Observer &observer = step.observer; observer.listens()) {
         const auto by_age = [&](const at::Tensor &x, int64_t dim, int64_t first) {

@@ -68,7 +68,7 @@ LqProjector::LqProjector(const TensorMap &weights, const NetworkShape &shape, Ve
       norm2_gamma_(place.wide(weights.at("norm2.gamma")).flatten()) {
     for (int64_t i = 0; i < shape.lq_layers; i++) {
         const std::string name = concat("linear_layers.", i);
-        linear_.push_back({place(weights.at(name + ".weight")), place.wide(weights.at(name + ".bias"))});
+        linear_.push_back({place(weights.at(name + ".weight")), place(weights.at(name + ".bias"))});
     }
 }
 

@@ -11,12 +11,14 @@
 
 namespace flashvsr {
 
-/// What a run of the network lets in from outside: a listener for intermediate tensors, and a wish
-/// to stop. Default: nobody listens and nothing stops it.
+/// What a run of the network lets in from outside: a listener for intermediate tensors, one for the parts
+/// that are entered, and a wish to stop. Default: nobody listens and nothing stops it.
 struct Observer {
     /// Called with the name of an intermediate tensor (the names of the golden files) and the tensor,
     /// which must not be changed. Empty: intermediates are not even computed where that costs.
     std::function<void(std::string_view name, const at::Tensor &)> tensor;
+    /// Called where another part of the work begins, with its name. On a GPU the work is queued, not done.
+    std::function<void(std::string_view name)> part;
     std::stop_token stop;
 
     bool listens() const { return static_cast<bool>(tensor); }
@@ -24,6 +26,11 @@ struct Observer {
     void operator()(std::string_view name, const at::Tensor &value) const {
         if (tensor)
             tensor(name, value);
+    }
+
+    void enter(std::string_view name) const {
+        if (part)
+            part(name);
     }
 
     /// Between layers: leave by an exception (ECANCELED) if a stop was asked for.

@@ -3,11 +3,16 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 namespace flashvsr {
 
 namespace {
 
 constexpr int64_t frames_per_latent = 4, dropped_first_frames = 3, unshuffle = 8;
+// Of full size, at a time: the layers there are most of the decoder's memory, and this many pixels keep a
+// device busy.
+constexpr int64_t painted_pixels = 1 << 20;
 
 /// (B, 3, 4T, 8h, 8w) -> (B, T, 768, h, w), channel = ((colour*4 + t)*8 + y)*8 + x.
 at::Tensor unshuffle_frames(const at::Tensor &frames) {
@@ -124,16 +129,26 @@ at::Tensor TcDecoder::run_stage(size_t index, at::Tensor x, int64_t batch, TcDec
             at::upsample_nearest2d(x.contiguous().view({-1, x.size(1) / stage.growth, x.size(2), x.size(3)}),
                                    {2 * x.size(2), 2 * x.size(3)}),
             batch, stage.growth);
-    x = split_frames(x, stage.growth);
-    x = at::upsample_nearest2d(x, {2 * x.size(2), 2 * x.size(3)});
-    // The network's last layers have a ReLU here, the stages before have none.
-    const bool last = index + 1 == stages_.size();
-    if (last && observer.listens())
-        report_frames(observer, first_layer + 5, conv2d(x, stage.conv), batch);
-    x = conv2d(x, stage.conv, last);
-    if (!last)
-        report_frames(observer, first_layer + 5, x, batch);
-    return x;
+    return split_frames(x, stage.growth);
+}
+
+at::Tensor TcDecoder::paint(const at::Tensor &x, const Observer &observer) const {
+    const int64_t count = x.size(0), height = 2 * x.size(2), width = 2 * x.size(3),
+                  at_once = std::max<int64_t>(1, painted_pixels / (height * width));
+    at::Tensor out = at::empty({count, 3, height, width}, x.options());
+    for (int64_t begin = 0; begin < count; begin += at_once) {
+        const int64_t frames = std::min(at_once, count - begin);
+        at::Tensor y = at::upsample_nearest2d(x.narrow(0, begin, frames), {height, width});
+        if (observer.listens())
+            report_frames(observer, 22, conv2d(y, stages_.back().conv), 1);
+        y = conv2d(y, stages_.back().conv, true);
+        y = conv2d(y, output1_, true);
+        report_frames(observer, 25, y, 1);
+        out.narrow(0, begin, frames).copy_(conv2d(y, output2_));
+        observer.check_stop();
+    }
+    report_frames(observer, 26, out, 1);
+    return out;
 }
 
 at::Tensor TcDecoder::decode(const at::Tensor &latents, const at::Tensor &condition, TcDecoderState &state,
@@ -157,12 +172,14 @@ at::Tensor TcDecoder::decode(const at::Tensor &latents, const at::Tensor &condit
         report_frames(observer, 2, x, batch);
         x = conv2d(x, input2_, true);
         report_frames(observer, 4, x, batch);
-        for (size_t i = 0; i < stages_.size(); i++)
+        for (size_t i = 0; i < stages_.size(); i++) {
             x = run_stage(i, x, batch, after, observer);
-        x = conv2d(x, output1_, true);
-        report_frames(observer, 25, x, batch);
-        x = conv2d(x, output2_).contiguous();
-        report_frames(observer, 26, x, batch);
+            if (i + 1 == stages_.size())
+                break;
+            x = conv2d(at::upsample_nearest2d(x, {2 * x.size(2), 2 * x.size(3)}), stages_[i].conv);
+            report_frames(observer, static_cast<int64_t>(10 + 6 * i), x, batch);
+        }
+        x = paint(x, observer);
         decoded.push_back(x.view({batch, frames_per_latent, 3, x.size(2), x.size(3)}));
     }
     at::Tensor out = at::cat(decoded, 1);

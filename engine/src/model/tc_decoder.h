@@ -44,8 +44,11 @@ private:
         int64_t growth;
     };
 
+    /// A stage up to its frames, (B*n, C, h, w), at the size it began with.
     at::Tensor run_stage(size_t index, at::Tensor x, int64_t batch, TcDecoderState &state,
                          const Observer &observer) const;
+    /// The layers of full size: (N, C, h, w) -> (N, 3, 2h, 2w), in [0, 1].
+    at::Tensor paint(const at::Tensor &x, const Observer &observer) const;
 
     ConvWeights input_, input2_, output1_, output2_;
     std::array<Stage, 3> stages_;

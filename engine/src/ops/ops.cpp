@@ -66,6 +66,14 @@ at::Tensor cross_attention(const at::Tensor &q, const at::Tensor &k, const at::T
     return FLASHVSR_DISPATCH(q, cross_attention(q, k, v));
 }
 
+at::Tensor resample_columns(const at::Tensor &rows, const ResampleTaps &taps) {
+    return FLASHVSR_DISPATCH(rows, resample_columns(rows, taps));
+}
+
+at::Tensor resample_rows(const at::Tensor &rows, int64_t planes, const ResampleTaps &taps) {
+    return FLASHVSR_DISPATCH(rows, resample_rows(rows, planes, taps));
+}
+
 at::Tensor stack_frames(const at::Tensor &frames, const at::Tensor &sources) {
     return FLASHVSR_DISPATCH(frames, stack_frames(frames, sources));
 }

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
+#include <c10/core/Device.h>
+
 #include <string>
 #include <vector>
 
 namespace flashvsr {
 
-/// The devices that a setting names: "auto", "all", "cpu", or a list of such with '|' or ',' between. A
-/// device named twice is worked on by two threads.
-/// @throws Error ENODEV for one that is not known here, EINVAL for an empty list
-std::vector<std::string> parse_devices(const std::string &setting);
+/// The devices that a setting names: a list of "cpu", "cuda", "cuda:N", "N", "N-M" with '|' or ',' between. A
+/// device named twice is worked on by two threads. "all" is every GPU; "auto" too where several devices are
+/// wished for, else the first; both are the CPU where there is no GPU.
+/// @throws Error ENODEV for one that is not known or not there, EINVAL for an empty list
+std::vector<at::Device> parse_devices(const std::string &setting, bool several);
 
 } // namespace flashvsr

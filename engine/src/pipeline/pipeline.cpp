@@ -9,6 +9,30 @@
 
 namespace flashvsr {
 
+std::vector<PendingPicture> pending_pictures(const at::Tensor &pictures) {
+    const auto download = std::make_shared<const Download>(pictures);
+    std::vector<PendingPicture> pending;
+    for (int64_t i = 0; i < pictures.size(0); i++)
+        pending.push_back({download, i});
+    return pending;
+}
+
+void log_work(const std::vector<WorkerStats> &stats, const Log &log) {
+    for (const WorkerStats &worker : stats) {
+        const std::string name = concat("device ", worker.device, worker.failed ? " (failed)" : "", ": ");
+        if (worker.chunks == 0) {
+            log(LogLevel::info, name, "no work");
+            continue;
+        }
+        std::string batches;
+        for (const auto &[tiles, count] : worker.batches.batches)
+            batches += concat(batches.empty() ? "" : ", ", count, " of ", tiles);
+        log(LogLevel::info, name, worker.chunks, " chunks, ", worker.busy_seconds, " s at work, tiles of ",
+            worker.tile.width, "x", worker.tile.height, " output pixels in batches (", batches, "), ",
+            worker.batches.out_of_memory, " times out of memory");
+    }
+}
+
 int64_t processors_per_worker(const std::vector<WorkerDevice> &devices) {
     const auto on_cpu = std::count_if(devices.begin(), devices.end(), [](const WorkerDevice &device) {
         return device.model->placement.device.is_cpu();

@@ -4,6 +4,7 @@
 #include "frame/held_picture.h"
 #include "log.h"
 #include "model/model.h"
+#include "ops/device.h"
 #include "stream/stream_options.h"
 
 #include <functional>
@@ -19,12 +20,28 @@ struct OutputPicture {
     at::Tensor pixels; ///< (3, H, W) in [-1, 1]
 };
 
+/// A picture that a device may still be making: one of those that come down together.
+struct PendingPicture {
+    std::shared_ptr<const Download> pictures; ///< (N, 3, H, W)
+    int64_t place = 0;
+
+    at::Tensor wait() const { return pictures->wait().select(0, place); }
+};
+
+/// The pictures of (N, 3, H, W), on their way to the host.
+std::vector<PendingPicture> pending_pictures(const at::Tensor &pictures);
+
 struct WorkerStats {
     std::string device;
     int64_t chunks = 0;
     double busy_seconds = 0;
     bool failed = false;
+    Size tile = {}; ///< output pixels; of the last step
+    BatchRecord batches = {};
 };
+
+/// A line for each worker, level info: its work, and what was decided about its memory.
+void log_work(const std::vector<WorkerStats> &stats, const Log &log);
 
 /// A device to work on: its name, the network on it (shared by workers of one device) and its memory.
 struct WorkerDevice {

@@ -6,7 +6,6 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <chrono>
 
 namespace flashvsr {
 
@@ -127,9 +126,13 @@ Pipeline::Received SegmentPipeline::receive(OutputPicture &picture) {
     changed_.wait(lock,
                   [&] { return next_ready() || failure_ || finished() || (!flushed_ && !full_locked()); });
     if (next_ready()) {
-        picture.pixels = take_next();
+        const NextPicture next = take_next();
         picture.index = frames_out_ - 1;
         changed_.notify_all();
+        lock.unlock();
+        picture.pixels = next.picture.wait();
+        if (next.other)
+            picture.pixels = at::lerp(picture.pixels, next.other->wait(), next.weight);
         return Received::picture;
     }
     throw_failure();
@@ -145,26 +148,25 @@ bool SegmentPipeline::next_ready() const {
     return frames_out_ < after.segment.begin || after.has(frames_out_);
 }
 
-at::Tensor SegmentPipeline::take_next() {
+SegmentPipeline::NextPicture SegmentPipeline::take_next() {
     const auto take = [&](Job &job) {
-        at::Tensor pixels = std::move(job.output(frames_out_));
+        PendingPicture picture = std::move(job.output(frames_out_));
         job.outputs.pop_front();
         job.taken++;
-        return pixels;
+        return picture;
     };
-    Job &front = jobs_.front();
-    at::Tensor pixels = take(front);
+    NextPicture next{take(jobs_.front()), std::nullopt};
     if (jobs_.size() > 1) {
         Job &after = *std::next(jobs_.begin());
         if (frames_out_ >= after.segment.begin) {
-            const double weight = static_cast<double>(frames_out_ - after.segment.begin + 1) /
-                                  static_cast<double>(after.segment.fade + 1);
-            pixels = at::lerp(pixels, take(after), weight);
+            next.weight = static_cast<double>(frames_out_ - after.segment.begin + 1) /
+                          static_cast<double>(after.segment.fade + 1);
+            next.other = take(after);
         }
     }
     frames_out_++;
     drop_finished();
-    return pixels;
+    return next;
 }
 
 /// Forget segments that are given out. One whose thread is still at look-ahead frames waits for it to let go.
@@ -185,11 +187,15 @@ void SegmentPipeline::throw_failure() const {
 
 void SegmentPipeline::work(size_t worker, const std::stop_token &stop) {
     use_processors(processors_per_worker(devices_));
+    const DeviceScope scope(devices_[worker].model->placement.device);
+    std::optional<Worker> own;
     JobRef job;
     while (take_job(job, stop)) {
         try {
             const TorchGuard guard(log_);
-            run(worker, *job, stop);
+            if (!own)
+                own.emplace(make_worker(worker));
+            run(*own, *job, stop);
         } catch (...) {
             const Error error = current_error();
             if (!stop.stop_requested())
@@ -217,10 +223,18 @@ bool SegmentPipeline::take_job(JobRef &job, const std::stop_token &stop) {
     return true;
 }
 
-void SegmentPipeline::run(size_t worker, Job &job, const std::stop_token &stop) {
-    StreamOptions options = options_.stream;
+SegmentPipeline::Worker SegmentPipeline::make_worker(size_t index) const {
+    const StreamOptions &options = options_.stream;
+    const WorkerDevice &device = devices_[index];
+    return {index, options,
+            make_batch_planner(options, stream_grid(options), *device.model, device.memory, log_),
+            StepTimer(device.model->placement.device)};
+}
+
+void SegmentPipeline::run(Worker &worker, Job &job, const std::stop_token &stop) {
+    StreamOptions options = worker.options;
     options.first_frame += job.segment.begin;
-    FrameStream stream(devices_[worker].model, options, devices_[worker].memory, log_);
+    FrameStream stream(devices_[worker.index].model, options, worker.planner, log_);
     Observer observer;
     observer.stop = stop;
     int64_t read = 0, made = 0;
@@ -236,7 +250,7 @@ void SegmentPipeline::run(size_t worker, Job &job, const std::stop_token &stop) 
                 fail(ECANCELED, "the work was cancelled");
             const int64_t count = std::min(unread(), stream.frames_wanted());
             if (job.closed && (made >= job.length() || (count == 0 && stream.frames_held() == 0)))
-                return;
+                break;
             for (int64_t i = 0; i < count; i++)
                 held.push_back(job.inputs[read - job.dropped + i]);
             read += count;
@@ -244,27 +258,30 @@ void SegmentPipeline::run(size_t worker, Job &job, const std::stop_token &stop) 
                 job.inputs.erase(job.inputs.begin(), job.inputs.begin() + (read - job.dropped));
                 job.dropped = read;
             }
-            step = steps_[worker]++;
+            step = steps_[worker.index]++;
             changed_.notify_all();
         }
         if (options_.before_step)
-            options_.before_step(worker, step);
+            options_.before_step(worker.index, step);
 
-        const auto start = std::chrono::steady_clock::now();
+        worker.timer.begin();
         std::vector<at::Tensor> frames;
         frames.reserve(held.size());
         for (const PicturePtr &picture : held)
             frames.push_back(picture->to_tensor());
-        const std::vector<at::Tensor> pictures = stream.step(frames, observer);
-        const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+        const std::vector<PendingPicture> pictures = pending_pictures(stream.step(frames, observer));
+        worker.timer.end();
 
         std::unique_lock lock(mutex_);
-        stats_[worker].chunks++;
-        stats_[worker].busy_seconds += seconds.count();
+        WorkerStats &stats = stats_[worker.index];
+        stats.chunks++;
+        stats.busy_seconds += worker.timer.take_seconds();
+        stats.tile = stream.tile();
+        stats.batches.add(stream.planner().take_record());
         if (!planner_.splits() &&
             !changed_.wait(lock, stop, [&] { return job.outputs.size() <= output_low_water; }))
             fail(ECANCELED, "the work was cancelled");
-        for (const at::Tensor &picture : pictures) {
+        for (const PendingPicture &picture : pictures) {
             // A segment that is run again makes first what was made before.
             if (made++ == job.made && job.made < job.length()) {
                 job.outputs.push_back(picture);
@@ -273,6 +290,9 @@ void SegmentPipeline::run(size_t worker, Job &job, const std::stop_token &stop) 
         }
         changed_.notify_all();
     }
+    worker.options.tile = stream.options().tile;
+    worker.options.fallback_tiles = stream.options().fallback_tiles;
+    worker.planner = std::move(stream.planner());
 }
 
 void SegmentPipeline::worker_failed(size_t worker, Job *job, const Error &error) {

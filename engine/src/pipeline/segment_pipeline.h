@@ -31,24 +31,32 @@ private:
     /// A segment under way: what it was given and what has come of it.
     struct Job {
         Segment segment;
-        std::deque<PicturePtr> inputs;  ///< frames begin + dropped ...
-        int64_t dropped = 0;            ///< inputs that are not kept any more
-        bool closed = false;            ///< no more inputs will come
-        std::deque<at::Tensor> outputs; ///< frames begin + taken ...
-        int64_t taken = 0, made = 0;    ///< outputs given out, outputs made in all
+        std::deque<PicturePtr> inputs;      ///< frames begin + dropped ...
+        int64_t dropped = 0;                ///< inputs that are not kept any more
+        bool closed = false;                ///< no more inputs will come
+        std::deque<PendingPicture> outputs; ///< frames begin + taken ...
+        int64_t taken = 0, made = 0;        ///< outputs given out, outputs made in all
         bool running = false;
 
         int64_t inputs_seen() const { return dropped + static_cast<int64_t>(inputs.size()); }
         int64_t length() const { return segment.end - segment.begin; }
         bool done() const { return closed && made >= length(); }
         bool has(int64_t frame) const { return frame - segment.begin < made; }
-        at::Tensor &output(int64_t frame) { return outputs[frame - segment.begin - taken]; }
+        PendingPicture &output(int64_t frame) { return outputs[frame - segment.begin - taken]; }
     };
     using JobRef = std::list<Job>::iterator;
+    /// What a worker takes from one segment to the next.
+    struct Worker {
+        size_t index;
+        StreamOptions options; ///< with tiles as large as was found to fit
+        BatchPlanner planner;
+        StepTimer timer;
+    };
 
     void work(size_t worker, const std::stop_token &stop);
     bool take_job(JobRef &job, const std::stop_token &stop);
-    void run(size_t worker, Job &job, const std::stop_token &stop);
+    Worker make_worker(size_t index) const;
+    void run(Worker &worker, Job &job, const std::stop_token &stop);
     void worker_failed(size_t worker, Job *job, const Error &error);
 
     bool may_start(const Job &job) const;
@@ -57,7 +65,13 @@ private:
     void deal(const PicturePtr &picture);
     void end_clip();
     bool next_ready() const;
-    at::Tensor take_next();
+    /// A picture, and the one of the next segment that it fades into, if it does.
+    struct NextPicture {
+        PendingPicture picture;
+        std::optional<PendingPicture> other;
+        double weight = 0; ///< of the other
+    };
+    NextPicture take_next();
     void throw_failure() const;
 
     const PipelineOptions options_;

@@ -30,9 +30,8 @@ TilePipeline::TilePipeline(const PipelineOptions &options, std::vector<WorkerDev
         const size_t first = i * batches / workers * batch,
                      end = std::min(grid_.size(), (i + 1) * batches / workers * batch);
         shares_.push_back({TileBatches(devices_[i].model, options.stream.sparse, grid_, first, end - first,
-                                       make_batch_planner(options.stream, grid_, *devices_[i].model,
-                                                          devices_[i].memory, log)),
-                           i});
+                                       make_planner(i)),
+                           i, i});
     }
     log_(LogLevel::verbose, grid_.size(), " tiles of ", grid_.front().size.width, "x",
          grid_.front().size.height, " output pixels on ", workers, " of ", devices_.size(), " devices");
@@ -41,6 +40,10 @@ TilePipeline::TilePipeline(const PipelineOptions &options, std::vector<WorkerDev
     threads_.emplace_back([this](const std::stop_token &stop) { read(stop); });
     for (size_t i = 0; i < devices_.size(); i++)
         threads_.emplace_back([this, i](const std::stop_token &stop) { work(i, stop); });
+}
+
+BatchPlanner TilePipeline::make_planner(size_t worker) const {
+    return make_batch_planner(options_.stream, grid_, *devices_[worker].model, devices_[worker].memory, log_);
 }
 
 TilePipeline::~TilePipeline() {
@@ -151,22 +154,36 @@ std::optional<size_t> TilePipeline::next_share(size_t worker) const {
     return next;
 }
 
+std::optional<TilePipeline::Task> TilePipeline::next_task(size_t worker) {
+    // Only the oldest chunk: the others' turn comes after it, and the one who waits for it may be the last
+    // that can finish it.
+    if (!jobs_.empty() && jobs_.front().shares_left == 0 && !jobs_.front().finishing)
+        return Task{&jobs_.front(), std::nullopt};
+    const std::optional<size_t> share = next_share(worker);
+    if (!share)
+        return std::nullopt;
+    // A deque's elements stay where they are while others come and go at its ends.
+    return Task{&jobs_[shares_[*share].next_chunk - first_job_], share};
+}
+
 void TilePipeline::work(size_t worker, const std::stop_token &stop) {
     use_processors(processors_per_worker(devices_));
+    const DeviceScope scope(devices_[worker].model->placement.device);
     try {
         const TorchGuard guard(log_);
         for (;;) {
-            size_t share = 0;
-            Job *job = nullptr;
+            std::optional<Task> task;
             {
                 std::unique_lock lock(mutex_);
-                if (!changed_.wait(lock, stop, [&] { return next_share(worker).has_value(); }))
+                if (!changed_.wait(lock, stop, [&] { return (task = next_task(worker)).has_value(); }))
                     return;
-                share = *next_share(worker);
-                // A deque's elements stay where they are while others come and go at its ends.
-                job = &jobs_[shares_[share].next_chunk - first_job_];
+                if (!task->share)
+                    task->job->finishing = true;
             }
-            run(worker, share, *job, stop);
+            if (task->share)
+                run(worker, *task->share, *task->job, stop);
+            else
+                finish(*task->job, stop);
         }
     } catch (...) {
         const Error error = current_error();
@@ -175,7 +192,8 @@ void TilePipeline::work(size_t worker, const std::stop_token &stop) {
     }
 }
 
-void TilePipeline::run(size_t worker, size_t share, Job &job, const std::stop_token &stop) {
+void TilePipeline::run(size_t worker, size_t index, Job &job, const std::stop_token &stop) {
+    Share &share = shares_[index];
     int64_t step = 0;
     {
         const std::lock_guard lock(mutex_);
@@ -184,38 +202,53 @@ void TilePipeline::run(size_t worker, size_t share, Job &job, const std::stop_to
     if (options_.before_step)
         options_.before_step(worker, step);
 
+    if (share.holder != worker) {
+        share.tiles.move_to(devices_[worker].model, make_planner(worker));
+        share.holder = worker;
+    }
     Observer observer;
     observer.stop = stop;
     const auto start = std::chrono::steady_clock::now();
-    shares_[share].tiles.step(
-        job.chunk, [&](const TileOutput &output) { job.outputs[share].push_back(output); }, observer);
+    share.tiles.step(
+        job.chunk,
+        [&](const TileOutput &output) {
+            job.outputs[index].push_back({output.first, output.frames.to(at::kCPU)});
+        },
+        observer);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
 
-    bool last = false;
-    {
-        const std::lock_guard lock(mutex_);
-        stats_[worker].chunks++;
-        stats_[worker].busy_seconds += seconds.count();
-        shares_[share].next_chunk++;
-        last = --job.shares_left == 0;
-        changed_.notify_all();
-    }
-    if (last)
-        finish(job, stop);
+    const std::lock_guard lock(mutex_);
+    WorkerStats &stats = stats_[worker];
+    stats.chunks++;
+    stats.busy_seconds += seconds.count();
+    stats.tile = grid_.front().size;
+    stats.batches.add(share.tiles.planner().take_record());
+    share.next_chunk++;
+    job.shares_left--;
+    changed_.notify_all();
 }
 
-/// Blend a chunk's tiles in the grid's order and give its pictures out. Shares run chunks in order, so the
-/// oldest chunk is always the first to be complete.
-void TilePipeline::finish(Job &job, const std::stop_token &stop) {
+/// The pictures of a chunk, its tiles blended in the grid's order.
+std::vector<at::Tensor> TilePipeline::blend(const Job &job) const {
     at::Tensor picture;
     for (const auto &outputs : job.outputs)
         for (const TileOutput &output : outputs)
             feather_.accumulate(picture, output, job.chunk.condition);
-    std::vector<at::Tensor> pictures = pictures_.finish(job.chunk, picture);
+    return pictures_.finish(job.chunk, picture).unbind(0);
+}
 
+/// Give the oldest chunk's pictures out.
+void TilePipeline::finish(Job &job, const std::stop_token &stop) {
+    std::vector<at::Tensor> pictures;
+    try {
+        pictures = blend(job);
+    } catch (...) {
+        const std::lock_guard lock(mutex_);
+        job.finishing = false; // for another worker
+        throw;
+    }
     std::unique_lock lock(mutex_);
-    const auto turn = [&] { return &jobs_.front() == &job && output_.size() <= output_low_water; };
-    if (!changed_.wait(lock, stop, turn))
+    if (!changed_.wait(lock, stop, [&] { return output_.size() <= output_low_water; }))
         return;
     for (at::Tensor &pixels : pictures)
         output_.push_back(std::move(pixels));

@@ -31,6 +31,7 @@ private:
     struct Share {
         TileBatches tiles;
         size_t worker;
+        size_t holder; ///< worker on whose device the streams are
         int64_t next_chunk = 0;
     };
     /// A chunk under way: per share, what its tiles gave.
@@ -38,13 +39,22 @@ private:
         PictureChunk chunk;
         std::vector<std::vector<TileOutput>> outputs;
         size_t shares_left;
+        bool finishing = false;
+    };
+    /// A share's next chunk, or a chunk whose shares are all done and which is to be finished.
+    struct Task {
+        Job *job = nullptr;
+        std::optional<size_t> share;
     };
 
     void read(const std::stop_token &stop);
     void work(size_t worker, const std::stop_token &stop);
     /// The worker's share that is furthest behind, if there is a chunk for it.
     std::optional<size_t> next_share(size_t worker) const;
-    void run(size_t worker, size_t share, Job &job, const std::stop_token &stop);
+    std::optional<Task> next_task(size_t worker);
+    BatchPlanner make_planner(size_t worker) const;
+    void run(size_t worker, size_t index, Job &job, const std::stop_token &stop);
+    std::vector<at::Tensor> blend(const Job &job) const;
     void finish(Job &job, const std::stop_token &stop);
     void worker_failed(size_t worker, const Error &error);
     void fail_with(const Error &error);
@@ -65,7 +75,7 @@ private:
     std::deque<Job> jobs_; ///< chunks first_job_ ...
     int64_t first_job_ = 0;
     std::deque<at::Tensor> output_;
-    bool flushed_ = false, all_read_ = false;
+    bool flushed_ = false;
     int64_t frames_in_ = 0, frames_out_ = 0;
     std::optional<Error> failure_;
     std::vector<WorkerStats> stats_;

@@ -28,20 +28,20 @@ at::Tensor fix_color(ColorFix color_fix, const at::Tensor &content, const at::Te
 
 } // namespace
 
-ChunkPictures::ChunkPictures(const StreamOptions &options)
-    : options_(options), target_(target_size(options.output)) {}
+ChunkPictures::ChunkPictures(const StreamOptions &options, at::Device device)
+    : options_(options), place_{device}, target_(target_size(options.output)),
+      upscale_(options.input, options.output, device) {}
 
 at::Tensor ChunkPictures::low_quality(std::span<const at::Tensor> frames) const {
-    at::Tensor result =
-        at::empty({3, static_cast<int64_t>(frames.size()), target_.height, target_.width}, at::kFloat);
+    at::Tensor result = at::empty({3, static_cast<int64_t>(frames.size()), target_.height, target_.width},
+                                  at::TensorOptions(place_.device).dtype(at::kFloat));
     for (size_t i = 0; i < frames.size(); i++) {
         const at::Tensor slot = result.select(1, static_cast<int64_t>(i));
         // The end's copies of one picture need no second upscaling.
         if (i > 0 && frames[i].is_same(frames[i - 1]))
             slot.copy_(result.select(1, static_cast<int64_t>(i) - 1));
         else
-            slot.copy_(pad_to(upscale_bicubic(frames[i], options_.output.height, options_.output.width),
-                              target_.height, target_.width));
+            slot.copy_(pad_to(upscale_(place_.upload(frames[i])), target_.height, target_.width));
     }
     return result;
 }
@@ -56,8 +56,9 @@ PictureChunk ChunkPictures::begin(std::span<const at::Tensor> frames) {
     // A latent frame holds four pictures, the clip's first holds one: position in the whole clip, rounded up.
     const int64_t first_latent =
         (options_.first_frame + frames_per_latent - 1) / frames_per_latent + schedule::first_latent(chunk_);
-    chunk.noise = position_noise(options_.seed, first_latent, schedule::latents(chunk_),
-                                 {0, 0, target_.height / latent_pixels, target_.width / latent_pixels});
+    chunk.noise =
+        place_.upload(position_noise(options_.seed, first_latent, schedule::latents(chunk_),
+                                     {0, 0, target_.height / latent_pixels, target_.width / latent_pixels}));
     const int64_t ready = chunk.low_quality.size(1) - schedule::look_ahead;
     const at::Tensor now = chunk.low_quality.narrow(1, 0, ready);
     chunk.condition = look_ahead_.defined() ? at::cat({look_ahead_, now}, 1) : now;
@@ -71,7 +72,7 @@ PictureChunk ChunkPictures::begin(std::span<const at::Tensor> frames) {
     return chunk;
 }
 
-std::vector<at::Tensor> ChunkPictures::finish(const PictureChunk &chunk, const at::Tensor &frames) const {
+at::Tensor ChunkPictures::finish(const PictureChunk &chunk, const at::Tensor &frames) const {
     // Statistics of the picture itself: the padding is cropped before the colours are fixed.
     const auto crop = [&](const at::Tensor &x) {
         return x.narrow(1, 0, chunk.pictures)
@@ -79,7 +80,10 @@ std::vector<at::Tensor> ChunkPictures::finish(const PictureChunk &chunk, const a
             .narrow(3, 0, options_.output.width)
             .unsqueeze(0);
     };
-    return fix_color(options_.color_fix, crop(frames), crop(chunk.condition)).squeeze(0).unbind(1);
+    return fix_color(options_.color_fix, crop(frames.to(at::kFloat)), crop(chunk.condition))
+        .squeeze(0)
+        .transpose(0, 1)
+        .contiguous();
 }
 
 } // namespace flashvsr

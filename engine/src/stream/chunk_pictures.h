@@ -2,6 +2,7 @@
 #pragma once
 
 #include "frame/upscale.h"
+#include "model/placement.h"
 #include "stream/chunk_schedule.h"
 #include "stream/stream_options.h"
 
@@ -25,7 +26,8 @@ struct PictureChunk {
 /// frames and pads the clip's end; it knows no network and no tiles. N pictures in, N pictures out.
 class ChunkPictures {
 public:
-    explicit ChunkPictures(const StreamOptions &options);
+    /// @param device where chunks are made
+    explicit ChunkPictures(const StreamOptions &options, at::Device device = at::kCPU);
 
     /// Size the network runs at.
     Size target() const { return target_; }
@@ -37,21 +39,23 @@ public:
     int64_t frames_held() const { return frames_in_ - frames_out_; }
 
     /// Start the next chunk.
-    /// @param frames (3, h, w) in [-1, 1]; frames_wanted() of them, or fewer, even none, at the clip's end:
+    /// @param frames (3, h, w) in [-1, 1], in host memory; frames_wanted() of them, or fewer, even none, at
     /// the
-    ///               last picture is repeated, and what is made of its copies is dropped
+    ///               clip's end: the last picture is repeated, and what is made of its copies is dropped
     PictureChunk begin(std::span<const at::Tensor> frames);
 
     /// Crop and colour fix what the network made of a chunk.
     /// @param frames (3, 21 or 8, target height, target width)
-    /// @return chunk.pictures pictures, (3, H, W) in [-1, 1]
-    std::vector<at::Tensor> finish(const PictureChunk &chunk, const at::Tensor &frames) const;
+    /// @return (chunk.pictures, 3, H, W) in [-1, 1], contiguous
+    at::Tensor finish(const PictureChunk &chunk, const at::Tensor &frames) const;
 
 private:
     at::Tensor low_quality(std::span<const at::Tensor> frames) const;
 
     StreamOptions options_;
+    Placement place_; ///< of pictures: fp32
     Size target_;
+    Upscaler upscale_;
     int64_t chunk_ = 0, frames_in_ = 0, frames_out_ = 0;
     at::Tensor look_ahead_; ///< (3, 4, target height, target width)
     at::Tensor last_;       ///< (3, h, w) the last picture given

@@ -33,14 +33,18 @@ BatchPlanner make_batch_planner(const StreamOptions &options, const std::vector<
 
 FrameStream::FrameStream(std::shared_ptr<const Model> model, const StreamOptions &options,
                          MemoryProvider memory, const Log &log)
-    : model_(std::move(model)), options_(options), memory_(std::move(memory)), log_(log), pictures_(options),
-      tiling_(std::make_unique<Tiling>(make_tiling())) {}
+    : FrameStream(model, options,
+                  make_batch_planner(options, stream_grid(options), *model, std::move(memory), log), log) {}
 
-FrameStream::Tiling FrameStream::make_tiling() const {
+FrameStream::FrameStream(std::shared_ptr<const Model> model, const StreamOptions &options,
+                         BatchPlanner planner, const Log &log)
+    : model_(std::move(model)), options_(options), log_(log), pictures_(options, model_->placement.device),
+      tiling_(std::make_unique<Tiling>(make_tiling(std::move(planner)))) {}
+
+FrameStream::Tiling FrameStream::make_tiling(BatchPlanner planner) const {
     std::vector<Tile> grid = stream_grid(options_);
-    Feather feather(grid, pictures_.target());
-    TileBatches batches(model_, options_.sparse, grid, 0, grid.size(),
-                        make_batch_planner(options_, grid, *model_, memory_, log_));
+    Feather feather(grid, pictures_.target(), model_->placement.device);
+    TileBatches batches(model_, options_.sparse, grid, 0, grid.size(), std::move(planner));
     return {std::move(grid), std::move(feather), std::move(batches)};
 }
 
@@ -53,11 +57,14 @@ at::Tensor FrameStream::run(const PictureChunk &chunk, const Observer &observer)
     return picture;
 }
 
-std::vector<at::Tensor> FrameStream::step(std::span<const at::Tensor> frames, const Observer &observer) {
+at::Tensor FrameStream::step(std::span<const at::Tensor> frames, const Observer &observer) {
+    observer.enter("input");
     const PictureChunk chunk = pictures_.begin(frames);
     for (;;) {
         try {
-            return pictures_.finish(chunk, run(chunk, observer));
+            const at::Tensor picture = run(chunk, observer);
+            observer.enter("color fix");
+            return pictures_.finish(chunk, picture);
         } catch (...) {
             const Error error = current_error();
             // The first chunk is the largest; later ones have state that other tiles could not take over.
@@ -67,8 +74,11 @@ std::vector<at::Tensor> FrameStream::step(std::span<const at::Tensor> frames, co
             options_.fallback_tiles.erase(options_.fallback_tiles.begin());
             log_(LogLevel::warning, error.what(), ": starting again with tiles of ", options_.tile,
                  " output pixels");
+            BatchPlanner planner = std::move(this->planner());
             tiling_.reset();
-            tiling_ = std::make_unique<Tiling>(make_tiling());
+            const Size tile = stream_grid(options_).front().size;
+            planner.use_tiles(tile.width * tile.height);
+            tiling_ = std::make_unique<Tiling>(make_tiling(std::move(planner)));
         }
     }
 }

@@ -14,13 +14,25 @@ public:
     FrameStream(std::shared_ptr<const Model> model, const StreamOptions &options, MemoryProvider memory,
                 const Log &log);
 
+    /// A stream that begins with what another on the same device ended with: options() and planner().
+    FrameStream(std::shared_ptr<const Model> model, const StreamOptions &options, BatchPlanner planner,
+                const Log &log);
+
     int64_t frames_wanted() const { return pictures_.frames_wanted(); }
     int64_t frames_held() const { return pictures_.frames_held(); }
 
+    /// The options as they are by now: tiles may have had to become smaller.
+    const StreamOptions &options() const { return options_; }
+
+    BatchPlanner &planner() { return tiling_->batches.planner(); }
+
+    /// Size of the tiles, output pixels.
+    Size tile() const { return tiling_->grid.front().size; }
+
     /// Run the next chunk. After an exception the stream is of no use.
     /// @param frames as ChunkPictures::begin()
-    /// @return the next pictures, (3, H, W) in [-1, 1]
-    std::vector<at::Tensor> step(std::span<const at::Tensor> frames, const Observer &observer = {});
+    /// @return the next pictures, (N, 3, H, W) in [-1, 1], on the model's device, which may still be at work
+    at::Tensor step(std::span<const at::Tensor> frames, const Observer &observer = {});
 
 private:
     /// A grid, how its tiles are blended, and their streams.
@@ -29,12 +41,11 @@ private:
         Feather feather;
         TileBatches batches;
     };
-    Tiling make_tiling() const;
+    Tiling make_tiling(BatchPlanner planner) const;
     at::Tensor run(const PictureChunk &chunk, const Observer &observer);
 
     std::shared_ptr<const Model> model_;
     StreamOptions options_;
-    MemoryProvider memory_;
     const Log &log_;
     ChunkPictures pictures_;
     std::unique_ptr<Tiling> tiling_;

@@ -14,6 +14,7 @@ std::vector<at::Tensor *> tensors(StreamState &state) {
     for (KvCache &cache : state.dit.blocks) {
         all.push_back(&cache.key);
         all.push_back(&cache.value);
+        all.push_back(&cache.pooled_key);
     }
     for (at::Tensor &memory : state.decoder.memory)
         all.push_back(&memory);
@@ -44,8 +45,18 @@ StreamState slice_state(const StreamState &state, int64_t begin, int64_t count) 
     StreamState slice = state;
     for (at::Tensor *tensor : tensors(slice))
         if (tensor->defined() && tensor->size(0) != count)
-            *tensor = tensor->narrow(0, begin, count).clone();
+            *tensor = tensor->narrow(0, begin, count);
     return slice;
+}
+
+StreamState state_on(const StreamState &state, at::Device device) {
+    StreamState moved = state;
+    std::vector<at::Tensor *> all = tensors(moved);
+    all.insert(all.end(), {&moved.dit.rope_y, &moved.dit.rope_x, &moved.dit.local_mask});
+    for (at::Tensor *tensor : all)
+        if (tensor->defined())
+            *tensor = tensor->to(device);
+    return moved;
 }
 
 } // namespace flashvsr

@@ -26,30 +26,44 @@ TileBatches::TileBatches(std::shared_ptr<const Model> model, const SparseOptions
 void TileBatches::step(const PictureChunk &chunk, const std::function<void(const TileOutput &)> &done,
                        const Observer &observer) {
     while (next_ < batches_.size()) {
-        resize(next_, static_cast<size_t>(planner_.batch()));
-        Batch &batch = batches_[next_];
-        const auto tiles = static_cast<int64_t>(batch.count);
-        TileOutput output{batch.first, {}};
+        const size_t first = batches_[next_].first,
+                     left = batches_.back().first + batches_.back().count - first,
+                     tiles = std::min(static_cast<size_t>(planner_.batch()), left);
+        const MemoryMeter memory(model_->placement.device);
         try {
-            output.frames = run(batch, chunk, observer);
+            resize(next_, tiles);
+            Batch &batch = batches_[next_];
+            StreamState after = batch.state;
+            done({first, run(batch, chunk, after, observer)});
+            batch.state = std::move(after);
         } catch (...) {
             const Error error = current_error();
             if (error.code() != ENOMEM)
                 throw error;
-            if (!planner_.out_of_memory(tiles))
-                fail(ENOMEM, "a tile of ", grid_[batch.first].size.width, "x", grid_[batch.first].size.height,
-                     " output pixels does not fit the memory: ", error.what(),
-                     "; a smaller tile_size needs less");
+            if (!planner_.out_of_memory(static_cast<int64_t>(tiles)))
+                fail(ENOMEM, "a tile of ", grid_[first].size.width, "x", grid_[first].size.height,
+                     " output pixels does not fit the memory (", planner_.shortage(),
+                     "; a smaller tile_size needs less): ", error.what());
             continue;
         }
-        planner_.succeeded(tiles, 0);
+        planner_.succeeded(static_cast<int64_t>(tiles), memory.peak_bytes());
         next_++;
-        done(output);
     }
     next_ = 0;
 }
 
-/// Make batch `index` one of `count` tiles, or of as many as are left.
+void TileBatches::move_to(std::shared_ptr<const Model> model, BatchPlanner planner) {
+    std::vector<StreamState> states;
+    for (const Batch &batch : batches_)
+        states.push_back(state_on(batch.state, model->placement.device));
+    for (size_t i = 0; i < states.size(); i++)
+        batches_[i].state = std::move(states[i]);
+    model_ = std::move(model);
+    planner_ = std::move(planner);
+}
+
+/// Make batch `index` one of `count` tiles, or of as many as are left; or, where it throws, leave all as it
+/// is.
 void TileBatches::resize(size_t index, size_t count) {
     size_t available = 0, end = index;
     while (end < batches_.size() && available < count)
@@ -61,9 +75,8 @@ void TileBatches::resize(size_t index, size_t count) {
     std::vector<Batch> after;
     size_t first = batches_[index].first;
     for (size_t i = index; i < end; i++)
-        states.push_back(std::move(batches_[i].state));
+        states.push_back(batches_[i].state);
     const StreamState joined = join_states(states);
-    states.clear();
     for (size_t begin = 0; begin < available; begin += count) {
         const size_t tiles = std::min(count, available - begin);
         after.push_back({first + begin, tiles,
@@ -74,7 +87,9 @@ void TileBatches::resize(size_t index, size_t count) {
                     std::make_move_iterator(after.begin()), std::make_move_iterator(after.end()));
 }
 
-at::Tensor TileBatches::run(Batch &batch, const PictureChunk &chunk, const Observer &observer) const {
+/// @param[in,out] state of the batch's streams
+at::Tensor TileBatches::run(const Batch &batch, const PictureChunk &chunk, StreamState &state,
+                            const Observer &observer) const {
     std::vector<at::Tensor> frames, noise;
     for (size_t i = batch.first; i < batch.first + batch.count; i++) {
         const Tile &tile = grid_[i];
@@ -88,7 +103,7 @@ at::Tensor TileBatches::run(Batch &batch, const PictureChunk &chunk, const Obser
     const auto batched = [&](const std::vector<at::Tensor> &tiles) {
         return model_->placement(tiles.size() == 1 ? tiles.front().unsqueeze(0) : at::stack(tiles));
     };
-    return run_chunk(*model_, sparse_, batched(frames), batched(noise), batch.state, observer).frames;
+    return run_chunk(*model_, sparse_, batched(frames), batched(noise), state, observer).frames;
 }
 
 } // namespace flashvsr

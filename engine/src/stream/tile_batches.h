@@ -20,11 +20,17 @@ public:
     TileBatches(std::shared_ptr<const Model> model, const SparseOptions &sparse,
                 const std::vector<Tile> &grid, size_t first, size_t count, BatchPlanner planner);
 
-    /// Run a chunk on every tile; `done` is called batch by batch, in the grid's order. After an exception
-    /// the call may be repeated with the same chunk: it goes on with the batch that failed.
+    /// Run a chunk on every tile; `done` is called batch by batch, in the grid's order. A batch counts once
+    /// `done` has returned: where that throws, it must leave things as they were. After an exception the call
+    /// may be repeated with the same chunk: it goes on with the batch that failed.
     /// @throws Error ENOMEM where one tile alone does not fit
     void step(const PictureChunk &chunk, const std::function<void(const TileOutput &)> &done,
               const Observer &observer = {});
+
+    /// Go on with the network on another device.
+    void move_to(std::shared_ptr<const Model> model, BatchPlanner planner);
+
+    BatchPlanner &planner() { return planner_; }
 
 private:
     struct Batch {
@@ -33,7 +39,8 @@ private:
     };
 
     void resize(size_t index, size_t count);
-    at::Tensor run(Batch &batch, const PictureChunk &chunk, const Observer &observer) const;
+    at::Tensor run(const Batch &batch, const PictureChunk &chunk, StreamState &state,
+                   const Observer &observer) const;
 
     std::shared_ptr<const Model> model_;
     SparseOptions sparse_;

@@ -4,8 +4,7 @@
 #include "stream/chunk_schedule.h"
 
 #include <algorithm>
-#include <fstream>
-#include <string>
+#include <utility>
 
 namespace flashvsr {
 
@@ -19,24 +18,22 @@ int64_t mebibytes(int64_t bytes) {
 
 } // namespace
 
-DeviceMemory host_memory() {
-    DeviceMemory memory;
-    std::ifstream file("/proc/meminfo");
-    std::string name, unit;
-    for (int64_t value = 0; file >> name >> value && std::getline(file, unit);) {
-        if (name == "MemTotal:")
-            memory.total = value << 10;
-        else if (name == "MemAvailable:")
-            memory.free = value << 10;
-    }
-    return memory;
+void BatchRecord::add(const BatchRecord &other) {
+    for (const auto &[tiles, count] : other.batches)
+        batches[tiles] += count;
+    out_of_memory += other.out_of_memory;
 }
 
 BatchPlanner::BatchPlanner(const BatchOptions &options, int64_t tile_pixels, int64_t value_bytes,
                            MemoryProvider memory, const Log &log)
-    : options_(options),
-      tile_bytes_(tile_pixels * schedule::frames_per_chunk * colours * value_bytes * estimate_factor),
-      memory_(std::move(memory)), log_(log) {
+    : options_(options), value_bytes_(value_bytes), memory_(std::move(memory)), log_(&log) {
+    use_tiles(tile_pixels);
+}
+
+void BatchPlanner::use_tiles(int64_t tile_pixels) {
+    tile_bytes_ = tile_pixels * schedule::frames_per_chunk * colours * value_bytes_ * estimate_factor;
+    seen_ = false;
+    ceiling_ = max_batch;
     if (options_.adaptive)
         review();
     else
@@ -55,13 +52,14 @@ void BatchPlanner::review() {
     const int64_t usable = usable_bytes();
     const int64_t batch = std::clamp<int64_t>(usable / tile_bytes_, 1, ceiling_);
     if (batch != batch_)
-        log_(LogLevel::verbose, "tile batch ", batch_, " -> ", batch, ": ", mebibytes(usable),
-             " MiB usable, ", mebibytes(tile_bytes_), " MiB a tile (", seen_ ? "seen" : "estimated", ")");
+        (*log_)(LogLevel::verbose, "tile batch ", batch_, " -> ", batch, ": ", mebibytes(usable),
+                " MiB usable, ", mebibytes(tile_bytes_), " MiB a tile (", seen_ ? "seen" : "estimated", ")");
     batch_ = batch;
 }
 
 void BatchPlanner::succeeded(int64_t tiles, int64_t bytes) {
     batches_++;
+    record_.batches[tiles]++;
     if (!options_.adaptive)
         return;
     if (bytes > 0) {
@@ -74,15 +72,26 @@ void BatchPlanner::succeeded(int64_t tiles, int64_t bytes) {
 }
 
 bool BatchPlanner::out_of_memory(int64_t tiles) {
+    record_.out_of_memory++;
     if (tiles <= 1)
         return false;
     const DeviceMemory memory = memory_();
     // What did not fit now is not tried again.
     ceiling_ = std::max<int64_t>(1, tiles / 2);
     batch_ = std::min(batch_, ceiling_);
-    log_(LogLevel::warning, "out of memory with ", tiles, " tiles in a batch, ", mebibytes(memory.free),
-         " of ", mebibytes(memory.total), " MiB free: going on with ", batch_);
+    (*log_)(LogLevel::warning, "out of memory with ", tiles, " tiles in a batch, ", mebibytes(memory.free),
+            " of ", mebibytes(memory.total), " MiB free: going on with ", batch_);
     return true;
+}
+
+std::string BatchPlanner::shortage() const {
+    const DeviceMemory memory = memory_();
+    return concat("about ", mebibytes(tile_bytes_), " MiB (", seen_ ? "seen" : "estimated", ") needed, ",
+                  mebibytes(memory.free), " of ", mebibytes(memory.total), " MiB free");
+}
+
+BatchRecord BatchPlanner::take_record() {
+    return std::exchange(record_, {});
 }
 
 } // namespace flashvsr

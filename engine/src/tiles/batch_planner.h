@@ -2,27 +2,26 @@
 #pragma once
 
 #include "log.h"
+#include "ops/device.h"
 
 #include <cstdint>
-#include <functional>
+#include <map>
+#include <string>
 
 namespace flashvsr {
-
-/// Bytes of a device's memory.
-struct DeviceMemory {
-    int64_t free = 0, total = 0;
-};
-
-/// Asked for a device's memory; tests put their own in place of the device's.
-using MemoryProvider = std::function<DeviceMemory()>;
-
-/// The machine's memory that programs can still have, as the system counts it.
-DeviceMemory host_memory();
 
 struct BatchOptions {
     bool adaptive = false;
     int64_t batch = 1; ///< tiles in a step when not adaptive
     int64_t limit = 0; ///< most bytes of the device to use; 0: all but the margin
+};
+
+/// What became of a planner's decisions.
+struct BatchRecord {
+    std::map<int64_t, int64_t> batches; ///< batches that went through, by the number of tiles in them
+    int64_t out_of_memory = 0;          ///< batches that did not
+
+    void add(const BatchRecord &other);
 };
 
 /// How many tiles go through a model step together. Not thread-safe.
@@ -40,6 +39,9 @@ public:
     BatchPlanner(const BatchOptions &options, int64_t tile_pixels, int64_t value_bytes, MemoryProvider memory,
                  const Log &log);
 
+    /// Tiles of another size from now on: what was seen of those before says nothing about them.
+    void use_tiles(int64_t tile_pixels);
+
     /// Tiles of the next batch, at least 1.
     int64_t batch() const { return batch_; }
 
@@ -51,16 +53,24 @@ public:
     /// @return false if it was of one tile, and nothing smaller is left
     bool out_of_memory(int64_t tiles);
 
+    /// What a tile needs and what is free, for a sentence.
+    std::string shortage() const;
+
+    /// What happened since the last call.
+    BatchRecord take_record();
+
 private:
     void review();
     int64_t usable_bytes() const;
 
     BatchOptions options_;
-    int64_t tile_bytes_; ///< what a tile is taken to need
-    bool seen_ = false;  ///< tile_bytes_ was measured
+    int64_t value_bytes_;
+    int64_t tile_bytes_ = 0; ///< what a tile is taken to need
+    bool seen_ = false;      ///< tile_bytes_ was measured
     MemoryProvider memory_;
-    const Log &log_;
+    const Log *log_;
     int64_t batch_ = 1, ceiling_ = max_batch, batches_ = 0;
+    BatchRecord record_;
 };
 
 } // namespace flashvsr

@@ -67,7 +67,7 @@ std::vector<Tile> make_tile_grid(Size target, int64_t tile, int64_t overlap) {
     return grid;
 }
 
-Feather::Feather(std::vector<Tile> grid, Size target) : grid_(std::move(grid)) {
+Feather::Feather(std::vector<Tile> grid, Size target, at::Device device) : grid_(std::move(grid)) {
     std::set<int64_t> rows, cols;
     for (const Tile &tile : grid_) {
         rows.insert(tile.y);
@@ -77,8 +77,8 @@ Feather::Feather(std::vector<Tile> grid, Size target) : grid_(std::move(grid)) {
     const auto row_lines = line_weights(rows, size.height, target.height),
                col_lines = line_weights(cols, size.width, target.width);
     for (const Tile &tile : grid_)
-        ramps_.push_back(
-            {to_tensor(row_lines.at(tile.y)).unsqueeze(1), to_tensor(col_lines.at(tile.x)).unsqueeze(0)});
+        ramps_.push_back({to_tensor(row_lines.at(tile.y)).unsqueeze(1).to(device),
+                          to_tensor(col_lines.at(tile.x)).unsqueeze(0).to(device)});
 }
 
 void Feather::accumulate(at::Tensor &picture, const TileOutput &output, const at::Tensor &like) const {
@@ -88,12 +88,14 @@ void Feather::accumulate(at::Tensor &picture, const TileOutput &output, const at
     }
     if (!picture.defined())
         picture = at::zeros_like(like);
+    std::vector<at::Tensor> weighted;
     for (int64_t i = 0; i < output.frames.size(0); i++) {
-        const size_t index = output.first + static_cast<size_t>(i);
-        const Tile &tile = grid_[index];
-        picture.narrow(2, tile.y, tile.size.height)
-            .narrow(3, tile.x, tile.size.width)
-            .add_(output.frames[i].to(picture.scalar_type()) * ramps_[index].y * ramps_[index].x);
+        const Ramps &ramps = ramps_[output.first + static_cast<size_t>(i)];
+        weighted.push_back((output.frames[i].to(picture.scalar_type()) * ramps.y).mul_(ramps.x));
+    }
+    for (size_t i = 0; i < weighted.size(); i++) {
+        const Tile &tile = grid_[output.first + i];
+        picture.narrow(2, tile.y, tile.size.height).narrow(3, tile.x, tile.size.width).add_(weighted[i]);
     }
 }
 

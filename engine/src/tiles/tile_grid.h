@@ -37,10 +37,11 @@ struct TileOutput {
 /// Blending weights of a grid: linear ramps across what neighbours share, made to sum to 1 at every pixel.
 class Feather {
 public:
-    explicit Feather(std::vector<Tile> grid, Size target);
+    /// @param device where the tiles are
+    explicit Feather(std::vector<Tile> grid, Size target, at::Device device = at::kCPU);
 
     /// Add tiles to a picture: picture += weight * tile. For the same bits whatever the batches, tiles are to
-    /// be added in the grid's order.
+    /// be added in the grid's order. All of them are added, or none where memory runs out.
     /// @param picture (3, T, target height, target width); where undefined, made of zeros like `like`
     /// @param like    (3, T, target height, target width)
     void accumulate(at::Tensor &picture, const TileOutput &output, const at::Tensor &like) const;

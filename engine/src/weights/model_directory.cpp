@@ -73,7 +73,7 @@ fs::path find_prompt(const fs::path &directory) {
     for (const fs::path &place :
          {directory, directory / folder, up, up / folder, up / ".." / folder,
           up / "examples" / "WanVSR" / folder, up / ".." / "examples" / "WanVSR" / folder}) {
-        const fs::path path = place / prompt_file_name;
+        fs::path path = place / prompt_file_name;
         if (is_there(path))
             return path;
     }

@@ -258,8 +258,9 @@ void write_safetensors(const std::filesystem::path &path, const TensorMap &tenso
     std::string header = "{";
     uint64_t offset = 0;
     for (const auto &[name, tensor] : tensors) {
-        const auto *type = std::find_if(std::begin(stored_types), std::end(stored_types),
-                                        [&](const StoredType &t) { return t.dtype == tensor.scalar_type(); });
+        const auto *type =
+            std::find_if(std::begin(stored_types), std::end(stored_types),
+                         [dtype = tensor.scalar_type()](const StoredType &t) { return t.dtype == dtype; });
         if (type == std::end(stored_types))
             fail(EINVAL, path.string(), ": tensor ", quote(name), " is of type ",
                  c10::toString(tensor.scalar_type()), "; F32, F16 and BF16 are written");

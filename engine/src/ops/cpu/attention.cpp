@@ -26,7 +26,7 @@ public:
     /// @param q, out (128, 128)
     /// @param k, v   (key_windows, 128, 128)
     void operator()(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const int32_t *list,
-                    int32_t count, at::Tensor out) {
+                    int32_t count, const at::Tensor &out) {
         out.zero_();
         std::fill(greatest_.begin(), greatest_.end(), -INFINITY);
         std::fill(total_.begin(), total_.end(), 0.0F);

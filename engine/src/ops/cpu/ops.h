@@ -6,6 +6,7 @@
 #include "ops/conv.h"
 #include "ops/linear.h"
 #include "ops/norm.h"
+#include "ops/resample.h"
 #include "ops/windows.h"
 
 /// The CPU's implementations of the functions of ops/: fp32.
@@ -29,6 +30,9 @@ BlockLists select_blocks(const at::Tensor &probabilities, int64_t group_windows,
 at::Tensor block_sparse_attention(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
                                   const BlockLists &lists, const TokenGrid &grid);
 at::Tensor cross_attention(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v);
+
+at::Tensor resample_columns(const at::Tensor &rows, const ResampleTaps &taps);
+at::Tensor resample_rows(const at::Tensor &rows, int64_t planes, const ResampleTaps &taps);
 
 at::Tensor stack_frames(const at::Tensor &frames, const at::Tensor &sources);
 at::Tensor conv2d(const at::Tensor &x, const ConvWeights &weights, bool relu, const at::Tensor &residual);

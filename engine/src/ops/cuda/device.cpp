@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "ops/cuda/device.h"
+
+#include "error.h"
+#include "ops/cuda/backend.h"
+
+#include <ATen/Context.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGuard.h>
+
+namespace flashvsr::cuda {
+
+namespace {
+
+namespace allocator = c10::cuda::CUDACachingAllocator;
+
+constexpr int least_major = 8;
+constexpr auto all_pools = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+
+/// How LibTorch's own operations are to compute: fp32 as fp32, and convolutions by what cuDNN's heuristics
+/// name first. Trying all ways out costs each thread a second at its first chunk, was not faster, and two
+/// devices might choose two ways that round differently.
+void set_up_libtorch() {
+    at::globalContext().setAllowTF32CuDNN(false);
+    at::globalContext().setBenchmarkCuDNN(false);
+    at::globalContext().lazyInitDevice(at::kCUDA);
+}
+
+} // namespace
+
+int device_count() {
+    int count = 0;
+    // Without a driver, or with one that is too old, there are none; check_device() says why.
+    if (cudaGetDeviceCount(&count) != cudaSuccess) {
+        static_cast<void>(cudaGetLastError());
+        return 0;
+    }
+    return count;
+}
+
+void check_device(int index) {
+    int count = 0;
+    if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
+        static_cast<void>(cudaGetLastError());
+        fail(ENODEV, "device 'cuda:", index, "' cannot be used: ", cudaGetErrorString(error));
+    }
+    if (index >= count)
+        fail(ENODEV, "device 'cuda:", index, "' is not there: this machine has ", count,
+             count == 1 ? " GPU" : " GPUs");
+    cudaDeviceProp properties{};
+    check(cudaGetDeviceProperties(&properties, index), "the properties of a GPU");
+    if (properties.major < least_major)
+        fail(ENODEV, "device 'cuda:", index, "' (", properties.name, ") has compute capability ",
+             properties.major, ".", properties.minor, ", but ", least_major, ".0 is the least");
+    set_up_libtorch();
+}
+
+DeviceMemory device_memory(int index) {
+    const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(index));
+    size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "the free memory of a GPU");
+    const auto stats = allocator::getDeviceStats(static_cast<c10::DeviceIndex>(index));
+    const int64_t reserve =
+        stats.reserved_bytes[all_pools].current - stats.allocated_bytes[all_pools].current;
+    return {static_cast<int64_t>(free) + reserve, static_cast<int64_t>(total)};
+}
+
+int64_t allocated_bytes(int index) {
+    return allocator::getDeviceStats(static_cast<c10::DeviceIndex>(index)).allocated_bytes[all_pools].current;
+}
+
+int64_t peak_allocated_bytes(int index) {
+    return allocator::getDeviceStats(static_cast<c10::DeviceIndex>(index)).allocated_bytes[all_pools].peak;
+}
+
+void reset_peak(int index) {
+    allocator::resetPeakStats(static_cast<c10::DeviceIndex>(index));
+}
+
+} // namespace flashvsr::cuda

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "ops/device.h"
+
+/// GPUs as CUDA counts them. What these do is said in ops/device.h.
+namespace flashvsr::cuda {
+
+int device_count();
+void check_device(int index);
+DeviceMemory device_memory(int index);
+
+/// Bytes of tensors on a GPU: now, and the most since reset_peak().
+int64_t allocated_bytes(int index);
+int64_t peak_allocated_bytes(int index);
+void reset_peak(int index);
+
+} // namespace flashvsr::cuda

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "ops/cuda/attention_launch.h"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+namespace flashvsr::cuda {
+
+/// Call body(T{}) with the element's type.
+template <typename Body> auto with_type(Element element, const Body &body) {
+    switch (element) {
+    case Element::f16:
+        return body(__half{});
+    case Element::bf16:
+        return body(__nv_bfloat16{});
+    default:
+        return body(float{});
+    }
+}
+
+__device__ inline float widen(float v) {
+    return v;
+}
+__device__ inline float widen(__half v) {
+    return __half2float(v);
+}
+__device__ inline float widen(__nv_bfloat16 v) {
+    return __bfloat162float(v);
+}
+template <typename T> __device__ T narrow(float v);
+template <> __device__ inline float narrow<float>(float v) {
+    return v;
+}
+template <> __device__ inline __half narrow<__half>(float v) {
+    return __float2half_rn(v);
+}
+template <> __device__ inline __nv_bfloat16 narrow<__nv_bfloat16>(float v) {
+    return __float2bfloat16_rn(v);
+}
+
+/// N elements that are loaded and stored together.
+template <typename T, int N> struct alignas(sizeof(T) * N > 16 ? 16 : sizeof(T) * N) Vector { T value[N]; };
+
+template <int N, typename T> __device__ void load(const T *from, float (&to)[N]) {
+    const auto vector = *reinterpret_cast<const Vector<T, N> *>(from);
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        to[i] = widen(vector.value[i]);
+}
+
+template <int N, typename T> __device__ void store(T *to, const float (&from)[N]) {
+    Vector<T, N> vector;
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        vector.value[i] = narrow<T>(from[i]);
+    *reinterpret_cast<Vector<T, N> *>(to) = vector;
+}
+
+/// The sum over a warp, in every lane.
+template <typename T> __device__ T warp_sum(T v) {
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2)
+        v += __shfl_xor_sync(0xFFFFFFFFU, v, offset);
+    return v;
+}
+
+inline unsigned blocks_for(int64_t count, int64_t per_block) {
+    return static_cast<unsigned>((count + per_block - 1) / per_block);
+}
+
+} // namespace flashvsr::cuda

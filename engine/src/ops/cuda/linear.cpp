@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "ops/cuda/backend.h"
+#include "ops/cuda/ops.h"
+
+#include "error.h"
+
+#include <ATen/ATen.h>
+#include <ATen/cuda/CUDAContextLight.h>
+
+#include <cublasLt.h>
+
+#include <compare>
+#include <map>
+#include <mutex>
+#include <utility>
+
+namespace flashvsr::cuda {
+
+namespace {
+
+void check(cublasStatus_t status, const char *what) {
+    if (status != CUBLAS_STATUS_SUCCESS)
+        fail(status == CUBLAS_STATUS_ALLOC_FAILED ? ENOMEM : EIO, what, ": ",
+             cublasLtGetStatusString(status));
+}
+
+cudaDataType_t data_type(at::ScalarType type) {
+    switch (type) {
+    case at::kHalf:
+        return CUDA_R_16F;
+    case at::kBFloat16:
+        return CUDA_R_16BF;
+    default:
+        return CUDA_R_32F;
+    }
+}
+
+/// x W^T + bias of one shape, or GELU of it. cuBLAS stores matrices by columns: it computes y^T = W x^T.
+struct Product {
+    at::ScalarType type;
+    int64_t rows, in, out;
+    bool gelu;
+
+    auto operator<=>(const Product &) const = default;
+};
+
+/// cuBLAS's descriptions of a product.
+struct Description {
+    cublasLtMatmulDescOpaque_t product;
+    cublasLtMatrixLayoutOpaque_t weight, x, y;
+
+    Description(const Product &shape, const void *bias) {
+        const cudaDataType_t type = data_type(shape.type);
+        check(cublasLtMatmulDescInit(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "a matrix product");
+        set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+        set(CUBLASLT_MATMUL_DESC_EPILOGUE, shape.gelu ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_BIAS);
+        set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type);
+        set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+        check(cublasLtMatrixLayoutInit(&weight, type, shape.in, shape.out, shape.in), "a matrix layout");
+        check(cublasLtMatrixLayoutInit(&x, type, shape.in, shape.rows, shape.in), "a matrix layout");
+        check(cublasLtMatrixLayoutInit(&y, type, shape.out, shape.rows, shape.out), "a matrix layout");
+    }
+
+private:
+    template <typename T> void set(cublasLtMatmulDescAttributes_t attribute, T value) {
+        check(cublasLtMatmulDescSetAttribute(&product, attribute, &value, sizeof(value)), "a matrix product");
+    }
+};
+
+cublasLtMatmulAlgo_t find_algorithm(const Product &shape, Description &description, size_t workspace) {
+    cublasLtMatmulPreferenceOpaque_t preference;
+    check(cublasLtMatmulPreferenceInit(&preference), "a matrix product");
+    check(cublasLtMatmulPreferenceSetAttribute(&preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                               &workspace, sizeof(workspace)),
+          "a matrix product");
+    cublasLtMatmulHeuristicResult_t found{};
+    int count = 0;
+    check(cublasLtMatmulAlgoGetHeuristic(at::cuda::getCurrentCUDABlasLtHandle(), &description.product,
+                                         &description.weight, &description.x, &description.y, &description.y,
+                                         &preference, 1, &found, &count),
+          "a matrix product");
+    if (count == 0)
+        fail(EIO, "cuBLAS knows no way to multiply ", shape.rows, "x", shape.in, " by ", shape.in, "x",
+             shape.out, " values of type ", shape.type);
+    return found.algo;
+}
+
+/// Kept for the life of the process: there are few shapes, and a search takes longer than a product.
+cublasLtMatmulAlgo_t algorithm_for(const Product &shape, Description &description, int device,
+                                   size_t workspace) {
+    static std::mutex mutex;
+    static std::map<std::pair<int, Product>, cublasLtMatmulAlgo_t> known;
+    const std::lock_guard lock(mutex);
+    const auto [entry, added] = known.try_emplace({device, shape});
+    if (added) {
+        try {
+            entry->second = find_algorithm(shape, description, workspace);
+        } catch (...) {
+            known.erase(entry);
+            throw;
+        }
+    }
+    return entry->second;
+}
+
+/// y (..., out) = activation(x W^T + b), or y += x W^T + b.
+void multiply(const at::Tensor &x, const LinearWeights &weights, const at::Tensor &y, bool gelu, bool add) {
+    const at::Tensor rows = x.contiguous();
+    const int64_t in = rows.size(-1);
+    const Product shape{rows.scalar_type(), rows.numel() / in, in, weights.weight.size(0), gelu};
+    Description description(shape, weights.bias.const_data_ptr());
+    const size_t workspace = at::cuda::getCUDABlasLtWorkspaceSize();
+    const cublasLtMatmulAlgo_t algorithm = algorithm_for(shape, description, rows.get_device(), workspace);
+    const float one = 1.0F, beta = add ? 1.0F : 0.0F;
+    check(cublasLtMatmul(at::cuda::getCurrentCUDABlasLtHandle(), &description.product, &one,
+                         weights.weight.const_data_ptr(), &description.weight, rows.const_data_ptr(),
+                         &description.x, &beta, y.data_ptr(), &description.y, y.data_ptr(), &description.y,
+                         &algorithm, at::cuda::getCUDABlasLtWorkspace(), workspace, current_stream()),
+          "a matrix product");
+}
+
+} // namespace
+
+at::Tensor linear(const at::Tensor &x, const LinearWeights &weights, Activation activation) {
+    std::vector<int64_t> shape = x.sizes().vec();
+    shape.back() = weights.weight.size(0);
+    at::Tensor y = at::empty(shape, x.options());
+    multiply(x, weights, y, activation == Activation::gelu, false);
+    return y;
+}
+
+void linear_add(const at::Tensor &sum, const at::Tensor &x, const LinearWeights &weights) {
+    multiply(x, weights, sum, false, true);
+}
+
+} // namespace flashvsr::cuda

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "ops/attention.h"
+#include "ops/block_mask.h"
+#include "ops/conv.h"
+#include "ops/linear.h"
+#include "ops/norm.h"
+#include "ops/resample.h"
+#include "ops/windows.h"
+
+/// The GPU's implementations of the functions of ops/: fp32, fp16 and bf16, asynchronous on the current
+/// stream.
+namespace flashvsr::cuda {
+
+at::Tensor linear(const at::Tensor &x, const LinearWeights &weights, Activation activation);
+void linear_add(const at::Tensor &sum, const at::Tensor &x, const LinearWeights &weights);
+
+at::Tensor layer_norm(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias);
+at::Tensor rms_norm(const at::Tensor &x, const at::Tensor &weight);
+at::Tensor channel_norm(const at::Tensor &x, const at::Tensor &gamma, bool silu);
+
+void qkv_to_windows(const at::Tensor &qkv, const QkvNorm &norm, const RopeTable &rope, const TokenGrid &grid,
+                    const QkvWindows &windows);
+void pool_windows(const at::Tensor &windows, const at::Tensor &pooled);
+
+at::Tensor draft_probabilities(const at::Tensor &pooled_q, const at::Tensor &pooled_k,
+                               const at::Tensor &local);
+BlockLists select_blocks(const at::Tensor &probabilities, int64_t group_windows, int64_t budget);
+
+at::Tensor block_sparse_attention(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
+                                  const BlockLists &lists, const TokenGrid &grid);
+at::Tensor cross_attention(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v);
+
+at::Tensor resample_columns(const at::Tensor &rows, const ResampleTaps &taps);
+at::Tensor resample_rows(const at::Tensor &rows, int64_t planes, const ResampleTaps &taps);
+
+at::Tensor stack_frames(const at::Tensor &frames, const at::Tensor &sources);
+at::Tensor conv2d(const at::Tensor &x, const ConvWeights &weights, bool relu, const at::Tensor &residual);
+
+} // namespace flashvsr::cuda

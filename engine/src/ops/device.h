@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/Event.h>
+#include <c10/core/StreamGuard.h>
+
+#include <chrono>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+
+namespace flashvsr {
+
+/// Bytes of a device's memory.
+struct DeviceMemory {
+    int64_t free = 0, total = 0;
+};
+
+/// Asked for a device's memory; tests put their own in place of the device's.
+using MemoryProvider = std::function<DeviceMemory()>;
+
+/// The machine's memory that programs can still have, as the system counts it.
+DeviceMemory host_memory();
+
+/// The device's memory; what LibTorch's allocator holds in reserve counts as free.
+DeviceMemory memory_of(const at::Device &device);
+
+/// GPUs of this machine; 0 in a build without CUDA or where the driver finds none.
+int gpu_count();
+
+/// @throws Error ENODEV where there is no such GPU (any more), or none that is able: compute capability 8.0
+/// or more, a driver that is new enough
+void check_gpu(int index);
+
+/// While it lives, this thread queues its work on the device, in a stream of its own.
+class DeviceScope {
+public:
+    explicit DeviceScope(const at::Device &device);
+
+private:
+    c10::OptionalDeviceGuard device_;
+    c10::OptionalStreamGuard stream_;
+};
+
+/// Wait until a device has done all that was queued on it.
+void synchronize(const at::Device &device);
+
+/// The most memory that was in use on a device since its making above what was before; 0 on the CPU, where
+/// nobody counts.
+class MemoryMeter {
+public:
+    explicit MemoryMeter(const at::Device &device);
+    int64_t peak_bytes() const;
+
+private:
+    at::Device device_;
+    int64_t before_ = 0;
+};
+
+/// How long the steps of one thread take on a device that works through them later.
+class StepTimer {
+public:
+    explicit StepTimer(const at::Device &device) : device_(device) {}
+
+    void begin();
+    void end();
+
+    /// Seconds of the steps that ended and were not counted by an earlier call.
+    double take_seconds();
+
+private:
+    struct Step {
+        c10::Event begin, end;
+    };
+    at::Device device_;
+    std::chrono::steady_clock::time_point began_;
+    double seconds_ = 0;
+    std::deque<Step> steps_;
+};
+
+/// Tensors on their way to the host. A tensor of the host is there already.
+class Download {
+public:
+    /// Queues the copy behind the work of the thread's stream.
+    explicit Download(const at::Tensor &tensor);
+
+    /// The tensor in host memory; waits for it.
+    at::Tensor wait() const;
+
+private:
+    at::Tensor source_, host_;
+    std::shared_ptr<c10::Event> done_;
+};
+
+} // namespace flashvsr

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "error.h"
+#include "ops/device.h"
+#include "pipeline/device_list.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+namespace flashvsr {
+namespace {
+
+std::string names(const std::string &setting, bool several = false) {
+    std::string text;
+    for (const at::Device &device : parse_devices(setting, several))
+        text += (text.empty() ? "" : " ") + device.str();
+    return text;
+}
+
+Error error_of(const std::string &setting) {
+    try {
+        parse_devices(setting, false);
+    } catch (const Error &error) {
+        return error;
+    }
+    return {0, "no error"};
+}
+
+TEST(DeviceList, OneWorkerForEachEntry) {
+    EXPECT_EQ(names("cpu"), "cpu");
+    EXPECT_EQ(names("cpu|cpu"), "cpu cpu");
+    EXPECT_EQ(names("cpu,cpu,cpu"), "cpu cpu cpu");
+}
+
+TEST(DeviceList, AutoIsTheCpuWhereThereIsNoGpu) {
+    if (gpu_count() > 0)
+        GTEST_SKIP() << "there is a GPU";
+    EXPECT_EQ(names("auto"), "cpu");
+    EXPECT_EQ(names("auto", true), "cpu");
+    EXPECT_EQ(names("all"), "cpu");
+}
+
+TEST(DeviceList, AutoIsOneGpuOrAllThatThereAre) {
+    const int count = gpu_count();
+    if (count == 0)
+        GTEST_SKIP() << "there is no GPU";
+    EXPECT_EQ(names("auto"), "cuda:0");
+    EXPECT_EQ(parse_devices("auto", true).size(), static_cast<size_t>(count));
+    EXPECT_EQ(parse_devices("all", false).size(), static_cast<size_t>(count));
+    EXPECT_EQ(names("0|cuda:0"), "cuda:0 cuda:0");
+}
+
+TEST(DeviceList, UnknownNamesAreNamed) {
+    for (const char *name :
+         {"", "gpu", "cuda:", "cuda:x", "cuda:-1", "1x", "3-1", "0-", "-1", "cpu:0", "99999999999"}) {
+        const Error error = error_of(name);
+        EXPECT_EQ(error.code(), ENODEV) << name;
+        EXPECT_NE(std::string(error.what()).find(concat("'", name, "' is not known")), std::string::npos)
+            << error.what();
+    }
+}
+
+TEST(DeviceList, AGpuThatIsNotThereIsNamed) {
+    const Error error = error_of("cuda:63");
+    EXPECT_EQ(error.code(), ENODEV);
+    EXPECT_NE(std::string(error.what()).find("device 'cuda:63' "), std::string::npos) << error.what();
+}
+
+// The CPU's copies are the tensors themselves, and waiting for them takes no time.
+TEST(Download, OfTheHostIsTheTensor) {
+    const at::Tensor tensor = at::rand({2, 3});
+    EXPECT_TRUE(Download(tensor).wait().is_same(tensor));
+}
+
+} // namespace
+} // namespace flashvsr

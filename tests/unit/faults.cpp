@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "pipeline_support.h"
+#include "torch_guard.h"
+
+#include <c10/core/CPUAllocator.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <map>
+#include <thread>
+
+namespace flashvsr {
+namespace {
+
+using test::difference;
+
+/// LibTorch's allocator with allocations that fail, in the words of the real one.
+class FailingAllocator final : public c10::Allocator {
+public:
+    /// The one in place of LibTorch's, put there by the first call.
+    static FailingAllocator &installed() {
+        static FailingAllocator *allocator = [] {
+            auto *made = new FailingAllocator; // LibTorch's from now on
+            c10::SetCPUAllocator(made, 1);
+            return made;
+        }();
+        return *allocator;
+    }
+
+    /// From now on, let the allocation of that number fail, once; with none, only count.
+    void start(int64_t failing = -1) {
+        count_ = 0;
+        failing_ = failing;
+        thread_ = std::this_thread::get_id();
+        active_ = true;
+    }
+
+    /// The same for every thread but this one.
+    void start_elsewhere(int64_t failing = -1) {
+        elsewhere_ = true;
+        start(failing);
+    }
+
+    /// @return allocations since the start
+    int64_t stop() {
+        active_ = elsewhere_ = false;
+        return count_;
+    }
+
+    c10::DataPtr allocate(size_t bytes) override {
+        const bool counted = active_ && (thread_ == std::this_thread::get_id()) != elsewhere_;
+        TORCH_CHECK(!(counted && count_++ == failing_),
+                    "DefaultCPUAllocator: can't allocate memory: you tried to allocate ", bytes, " bytes.");
+        return c10::GetDefaultCPUAllocator()->allocate(bytes);
+    }
+    c10::DeleterFnPtr raw_deleter() const override { return c10::GetDefaultCPUAllocator()->raw_deleter(); }
+    void copy_data(void *to, const void *from, std::size_t bytes) const override {
+        default_copy_data(to, from, bytes);
+    }
+
+private:
+    std::atomic<bool> active_ = false, elsewhere_ = false;
+    std::atomic<int64_t> count_ = 0, failing_ = -1;
+    std::atomic<std::thread::id> thread_;
+};
+
+/// The error that a body ends with, or none.
+template <typename Body> std::optional<Error> error_of(Body &&body) {
+    try {
+        body();
+    } catch (...) {
+        return current_error();
+    }
+    return std::nullopt;
+}
+
+/// Distance of the allocations that are made to fail: a test's usual one, or 1 where the environment asks for
+/// every single one.
+int64_t stride(int64_t usual) {
+    return std::getenv("FLASHVSR_TEST_EVERY_ALLOCATION") ? 1 : usual;
+}
+
+/// A state whose rings of keys and values, which steps write in place, are its own.
+StreamState with_own_rings(StreamState state) {
+    for (KvCache &cache : state.dit.blocks)
+        cache = {cache.key.clone(), cache.value.clone(), cache.pooled_key.clone()};
+    return state;
+}
+
+/// A stream of one 128x128 tile with random pictures.
+class OneStream {
+public:
+    explicit OneStream(int64_t chunks) {
+        at::manual_seed(11);
+        for (int64_t c = 0; c < chunks; c++) {
+            frames_.push_back(at::rand({1, 3, schedule::frames_in(c), 128, 128}).mul_(2).sub_(1));
+            noise_.push_back(at::randn({1, 16, schedule::latents(c), 16, 16}));
+        }
+    }
+
+    at::Tensor step(StreamState &state) const {
+        const int64_t chunk = state.chunk;
+        return run_chunk(*test::miniature_model(), {}, frames_[chunk], noise_[chunk], state).frames;
+    }
+
+private:
+    std::vector<at::Tensor> frames_, noise_;
+};
+
+// The first chunk makes the ring, the third writes to the slot of a group that has left it.
+TEST(Faults, AChunkStepCanBeRunAgainWhateverAllocationFailed) {
+    const c10::InferenceMode guard;
+    FailingAllocator &allocator = FailingAllocator::installed();
+    const OneStream stream(5);
+    StreamState before;
+    for (int64_t chunk = 0; chunk < 4; chunk++) {
+        if (chunk != 0 && chunk != 3) {
+            stream.step(before);
+            continue;
+        }
+        StreamState expected_state = with_own_rings(before);
+        allocator.start();
+        const at::Tensor expected = stream.step(expected_state);
+        const int64_t allocations = allocator.stop();
+        const at::Tensor expected_next = stream.step(expected_state);
+        ASSERT_GT(allocations, 100);
+        int64_t tried = 0, failed = 0;
+        for (int64_t failing = 0; failing < allocations; failing += stride(chunk == 0 ? 37 : 5), tried++) {
+            SCOPED_TRACE(concat("allocation ", failing, " of ", allocations, " of chunk ", chunk));
+            StreamState state = with_own_rings(before);
+            at::Tensor out;
+            allocator.start(failing);
+            const std::optional<Error> error = error_of([&] { out = stream.step(state); });
+            allocator.stop();
+            if (error) {
+                failed++;
+                ASSERT_EQ(error->code(), ENOMEM) << error->what();
+                ASSERT_EQ(state.chunk, chunk);
+                out = stream.step(state);
+            }
+            ASSERT_TRUE(at::equal(out, expected));
+            ASSERT_TRUE(at::equal(stream.step(state), expected_next)) << "the chunk after it";
+        }
+        EXPECT_GE(failed, tried * 7 / 10) << "oneDNN gets over few of them by itself";
+        stream.step(before);
+    }
+}
+
+/// Four tiles in a row, two at a time, over several chunks.
+struct TiledRun {
+    std::vector<at::Tensor> pictures; ///< a chunk's each
+    BatchRecord record;
+    int64_t allocations = 0; ///< of the chunk that may fail
+
+    /// @param batch   tiles in a batch to begin with
+    /// @param faulty  chunk in which allocation `failing` fails, if one is to
+    /// @param refused the batch of that chunk, counted in all that are begun, that is refused before anything
+    ///                of it is computed
+    TiledRun(int64_t batch, int64_t faulty, int64_t failing, int64_t refused) {
+        constexpr Size input = {72, 24};
+        StreamOptions options = test::stream_options(input);
+        options.tile = 128;
+        options.tile_overlap = 16;
+        options.batch.batch = batch;
+        const Log log;
+        const auto model = test::miniature_model();
+        const std::vector<Tile> grid = stream_grid(options);
+        ChunkPictures source(options);
+        const Feather feather(grid, source.target());
+        TileBatches tiles(model, options.sparse, grid, 0, grid.size(),
+                          make_batch_planner(options, grid, *model, host_memory, log));
+        const std::vector<PicturePtr> clip = test::moving_pictures(input, chunks * 8 + 17);
+        FailingAllocator &allocator = FailingAllocator::installed();
+        for (int64_t c = 0, frame = 0; c < chunks; c++) {
+            std::vector<at::Tensor> frames;
+            while (static_cast<int64_t>(frames.size()) < schedule::frames_in(c))
+                frames.push_back(clip[frame++]->to_tensor());
+            const PictureChunk chunk = source.begin(frames);
+            Observer observer;
+            int64_t begun = 0;
+            observer.part = [&](std::string_view name) {
+                if (name == "projector" && begun++ == refused && c == faulty)
+                    fail(ENOMEM, "refused");
+            };
+            at::Tensor picture;
+            allocator.start(c == faulty ? failing : -1);
+            tiles.step(
+                chunk, [&](const TileOutput &out) { feather.accumulate(picture, out, chunk.condition); },
+                observer);
+            const int64_t counted = allocator.stop();
+            if (c == faulty)
+                allocations = counted;
+            pictures.push_back(picture);
+        }
+        record = tiles.planner().take_record();
+    }
+
+    static constexpr int64_t chunks = 3;
+};
+
+constexpr int64_t none = -1;
+
+TEST(Faults, ABatchThatRunsOutOfMemoryAnywhereGoesOnHalved) {
+    const c10::InferenceMode guard;
+    for (const int64_t faulty : {0, 1}) {
+        const TiledRun undisturbed(2, faulty, none, none);
+        EXPECT_EQ(undisturbed.record.batches, (std::map<int64_t, int64_t>{{2, 6}}));
+        // The same batch sizes without a step that was broken off, by the batches of each size.
+        std::map<std::map<int64_t, int64_t>, TiledRun> same_sizes;
+        for (const int64_t refused : {0, 1}) {
+            TiledRun run(2, faulty, none, refused);
+            same_sizes.emplace(run.record.batches, std::move(run));
+        }
+        ASSERT_EQ(same_sizes.size(), 2U);
+        // oneDNN gets over a few failures by itself.
+        same_sizes.emplace(undisturbed.record.batches, undisturbed);
+        int64_t tried = 0, failed = 0;
+        for (int64_t failing = 0; failing < undisturbed.allocations;
+             failing += stride(undisturbed.allocations / 12), tried++) {
+            const TiledRun run(2, faulty, failing, none);
+            SCOPED_TRACE(
+                concat("allocation ", failing, " of ", undisturbed.allocations, " of chunk ", faulty));
+            ASSERT_LE(run.record.out_of_memory, 1);
+            failed += run.record.out_of_memory;
+            const auto same = same_sizes.find(run.record.batches);
+            ASSERT_NE(same, same_sizes.end());
+            for (size_t c = 0; c < run.pictures.size(); c++) {
+                ASSERT_TRUE(at::equal(run.pictures[c], same->second.pictures[c])) << "chunk " << c;
+                ASSERT_LE(difference(run.pictures[c], undisturbed.pictures[c]), 2e-4) << "chunk " << c;
+            }
+        }
+        EXPECT_GE(failed, tried * 7 / 10);
+    }
+}
+
+TEST(Faults, WhereOneTileDoesNotFitTheSentenceHasTheNumbers) {
+    const c10::InferenceMode guard;
+    const Log log;
+    const StreamOptions options = test::stream_options({24, 24});
+    const MemoryProvider memory = [] { return DeviceMemory{int64_t{3} << 30, int64_t{4} << 30}; };
+    FrameStream stream(test::miniature_model(), options, memory, log);
+    const std::vector<at::Tensor> frames = {test::moving_pictures({24, 24}, 1).front()->to_tensor()};
+    Observer observer;
+    observer.part = [](std::string_view name) {
+        if (name == "projector")
+            fail(ENOMEM, "refused");
+    };
+    const std::optional<Error> error = error_of([&] { stream.step(frames, observer); });
+    ASSERT_TRUE(error);
+    EXPECT_EQ(error->code(), ENOMEM);
+    const std::string sentence = error->what();
+    EXPECT_NE(sentence.find("a tile of 128x128 output pixels"), std::string::npos) << sentence;
+    EXPECT_NE(sentence.find("about 19 MiB (estimated) needed, 3072 of 4096 MiB free"), std::string::npos)
+        << sentence;
+}
+
+/// Options for whole pictures of three by one blocks, with tiles of one block to go over to.
+PipelineOptions whole_then_tiles() {
+    PipelineOptions options;
+    options.stream = test::stream_options({72, 24});
+    options.stream.tile_overlap = 16;
+    options.stream.fallback_tiles = {128};
+    return options;
+}
+
+TEST(Faults, WherePicturesDoNotFitWorkersGoOverToTilesForGood) {
+    const c10::InferenceMode guard;
+    FailingAllocator &allocator = FailingAllocator::installed();
+    const std::vector<PicturePtr> clip = test::moving_pictures({72, 24}, 60);
+    PipelineOptions whole = whole_then_tiles();
+    whole.segment = 30;
+    PipelineOptions tiles = whole;
+    tiles.stream.tile = 128;
+    tiles.stream.fallback_tiles.clear();
+    const auto expected = test::run_pipeline(tiles, 1, clip, Log());
+
+    std::vector<std::string> lines;
+    const Log log([&](LogLevel, const std::string &line) { lines.push_back(line); });
+    allocator.start_elsewhere(1000); // in the first chunk's network
+    const auto got = test::run_pipeline(whole, 1, clip, log);
+    allocator.stop();
+    ASSERT_EQ(got.size(), expected.size());
+    for (size_t i = 0; i < got.size(); i++)
+        ASSERT_TRUE(at::equal(got[i], expected[i])) << "frame " << i;
+    EXPECT_EQ(std::count_if(lines.begin(), lines.end(),
+                            [](const std::string &line) {
+                                return line.find("starting again with tiles of 128") != std::string::npos;
+                            }),
+              1);
+}
+
+/// Options for segments of one tile, and for one segment of several tiles.
+PipelineOptions in_segments() {
+    PipelineOptions options;
+    options.stream = test::stream_options({8, 6});
+    options.multi_gpu = MultiGpu::frames;
+    options.segment = 28;
+    return options;
+}
+PipelineOptions in_tiles() {
+    PipelineOptions options;
+    options.stream = test::stream_options({72, 24});
+    options.stream.tile = 128;
+    options.stream.tile_overlap = 16;
+    options.multi_gpu = MultiGpu::tiles;
+    return options;
+}
+
+void expect_equal(const std::vector<at::Tensor> &got, const std::vector<at::Tensor> &expected) {
+    ASSERT_EQ(got.size(), expected.size());
+    for (size_t i = 0; i < got.size(); i++)
+        ASSERT_TRUE(at::equal(got[i], expected[i])) << "frame " << i;
+}
+
+// 91 frames are five segments of 28 that share 10; the fifth is short.
+TEST(Faults, AWorkerKilledAtAnyStepOfFiveSegmentsChangesNothing) {
+    const c10::InferenceMode guard;
+    const std::vector<PicturePtr> clip = test::moving_pictures({8, 6}, 91);
+    for (const size_t workers : {2U, 3U}) {
+        PipelineOptions options = in_segments();
+        std::atomic<int64_t> steps = 0;
+        options.before_step = [&](size_t, int64_t) { steps++; };
+        const auto expected = test::run_pipeline(options, workers, clip, Log());
+        ASSERT_EQ(steps, 9);
+        for (int64_t killed = 0, all = steps; killed < all; killed++) {
+            int warnings = 0;
+            const Log log(
+                [&](LogLevel level, const std::string &) { warnings += level == LogLevel::warning; });
+            steps = 0;
+            options.before_step = [&](size_t, int64_t) {
+                if (steps++ == killed)
+                    fail(EIO, "injected");
+            };
+            SCOPED_TRACE(concat("step ", killed, " of ", all, ", ", workers, " workers"));
+            expect_equal(test::run_pipeline(options, workers, clip, log), expected);
+            EXPECT_EQ(warnings, 1);
+        }
+    }
+}
+
+TEST(Faults, AWorkerKilledAtAnyStepOfAnyTileChangesNothing) {
+    const c10::InferenceMode guard;
+    const std::vector<PicturePtr> clip = test::moving_pictures({72, 24}, 40);
+    PipelineOptions options = in_tiles();
+    std::atomic<int64_t> steps = 0;
+    options.before_step = [&](size_t, int64_t) { steps++; };
+    const auto expected = test::run_pipeline(options, 2, clip, Log());
+    for (int64_t killed = 0, all = steps; killed < all; killed++) {
+        steps = 0;
+        options.before_step = [&](size_t, int64_t) {
+            if (steps++ == killed)
+                fail(EIO, "injected");
+        };
+        SCOPED_TRACE(concat("step ", killed, " of ", all));
+        expect_equal(test::run_pipeline(options, 2, clip, Log()), expected);
+    }
+}
+
+// Anywhere in a step, in the pictures' conversion and in the blending, on whichever worker's thread.
+TEST(Faults, AWorkerThatRunsOutOfMemoryAnywhereIsReplaced) {
+    const c10::InferenceMode guard;
+    FailingAllocator &allocator = FailingAllocator::installed();
+    const std::vector<PicturePtr> clip = test::moving_pictures({8, 6}, 60);
+    const PipelineOptions options = in_segments();
+    allocator.start_elsewhere();
+    const auto expected = test::run_pipeline(options, 2, clip, Log());
+    const int64_t allocations = allocator.stop();
+    int64_t replaced = 0;
+    for (int64_t failing = 0; failing < allocations; failing += stride(allocations / 20)) {
+        int warnings = 0;
+        const Log log([&](LogLevel level, const std::string &) { warnings += level == LogLevel::warning; });
+        allocator.start_elsewhere(failing);
+        const auto got = test::run_pipeline(options, 2, clip, log);
+        allocator.stop();
+        SCOPED_TRACE(concat("allocation ", failing, " of ", allocations));
+        expect_equal(got, expected);
+        EXPECT_LE(warnings, 1);
+        replaced += warnings;
+    }
+    EXPECT_GE(replaced, 10);
+}
+
+// The thread that reads pictures has no other to take over from it.
+TEST(Faults, TilesThatRunOutOfMemoryAnywhereComeBackWholeOrAsAnError) {
+    const c10::InferenceMode guard;
+    FailingAllocator &allocator = FailingAllocator::installed();
+    const std::vector<PicturePtr> clip = test::moving_pictures({72, 24}, 29);
+    const PipelineOptions options = in_tiles();
+    allocator.start_elsewhere();
+    const auto expected = test::run_pipeline(options, 2, clip, Log());
+    const int64_t allocations = allocator.stop();
+    int64_t whole = 0, runs = 0;
+    for (int64_t failing = 0; failing < allocations; failing += stride(allocations / 20), runs++) {
+        SCOPED_TRACE(concat("allocation ", failing, " of ", allocations));
+        allocator.start_elsewhere(failing);
+        std::vector<at::Tensor> got;
+        const std::optional<Error> error =
+            error_of([&] { got = test::run_pipeline(options, 2, clip, Log()); });
+        allocator.stop();
+        if (error) {
+            EXPECT_EQ(error->code(), ENOMEM) << error->what();
+            continue;
+        }
+        whole++;
+        expect_equal(got, expected);
+    }
+    EXPECT_GE(2 * whole, runs) << "most allocations are the workers'";
+}
+
+} // namespace
+} // namespace flashvsr
