@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Build ffmpeg and ffprobe with the filter against the libflashvsr that is installed in a build folder, and put
-# them into its bin/. A build with sanitizers has only the components that the tests use.
+# Build ffmpeg and ffprobe with the filter against the libflashvsr that is installed in a build folder, in a folder
+# of it for each version, and put those of the default version into its bin/. A build with sanitizers has only the
+# components that the tests use.
 #
 # usage: build.sh BUILD_FOLDER [VERSION]
 set -euo pipefail
@@ -81,6 +82,10 @@ make -j "$jobs" ffmpeg ffprobe >make.log 2>&1 || {
     grep -B 2 -A 6 -m 5 -E 'error|Error' make.log >&2 || tail -n 20 make.log >&2
     die "building FFmpeg failed; the whole log is $objects/make.log"
 }
+if [[ $version != "$default_ffmpeg_version" ]]; then
+    say "ffmpeg and ffprobe $version are in $objects"
+    exit
+fi
 for program in ffmpeg ffprobe; do
     cmp --silent "$program" "$build/bin/$program" || install "$program" "$build/bin/$program"
 done

@@ -2,8 +2,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Make patches/<line>: the `git am` series that puts the filter into an FFmpeg release.
 
-The filter and its documentation come from vf_flashvsr/; the edits to FFmpeg's own files are below, each found
-by the line it goes in front of, so that they hold for every line of releases. Two runs give the same bytes.
+The first patch adds the filter. It and its documentation come from vf_flashvsr/; where its source tells lines of
+releases apart, the patch has one branch alone. The edits to FFmpeg's own files are below, each found by the line it
+goes in front of, so that they hold for every line. The second is fftools-drain.patch, a commit message and a diff:
+without it, ffmpeg loses the frames that are inside a filter when the parameters of its input change. A line whose
+ffmpeg differs too much has a diff of its own, fftools-drain-<line>.patch. Two runs give the same bytes.
 """
 
 import argparse
@@ -28,18 +31,25 @@ video super-resolution, through libflashvsr.
 
 CHANGELOG = "version <next>:\n- flashvsr filter\n\n\n"
 
+DRAIN = HERE / "fftools-drain.patch"
+
+# Where the filter's source tells lines of releases apart, without nesting; the #else may be missing.
+CONDITION = re.compile(r"^#if LIBAVFILTER_VERSION_MAJOR (<|>=) (\d+)\n(.*?)(?:^#else\n(.*?))?^#endif\n",
+                       re.MULTILINE | re.DOTALL)
+
 # File, start of the line in front of which the text goes, text.
 INSERTIONS = [
     ("configure", "  --enable-libflite ",
      "  --enable-libflashvsr     enable FlashVSR video super-resolution via libflashvsr [no]\n"),
     ("configure", "    libflite\n", "    libflashvsr\n"),
-    ("configure", "flip_vulkan_filter_deps=", 'flashvsr_filter_deps="libflashvsr"\n'),
+    ("configure", "flip_vulkan_filter_deps=", 'flashvsr_filter_deps="libflashvsr swscale"\n'),
     ("configure", "flite_extralibs=",
      'enabled libflashvsr       && require_pkg_config libflashvsr "flashvsr >= 0.1.0" flashvsr/flashvsr.h flashvsr_open\n'),
+    ("configure", "enabled fsync_filter ", "enabled flashvsr_filter     && prepend avfilter_deps \"swscale\"\n"),
     ("libavfilter/Makefile", "OBJS-$(CONFIG_FLOODFILL_FILTER) ",
      "OBJS-$(CONFIG_FLASHVSR_FILTER)               += vf_flashvsr.o\n"),
-    ("libavfilter/allfilters.c", "extern const FFFilter ff_vf_flip_vulkan;",
-     "extern const FFFilter ff_vf_flashvsr;\n"),
+    ("libavfilter/allfilters.c", "extern const {filter_type} ff_vf_flip_vulkan;",
+     "extern const {filter_type} ff_vf_flashvsr;\n"),
     ("Changelog", "version ", CHANGELOG),
 ]
 
@@ -62,21 +72,40 @@ def bump_minor(text):
     return text
 
 
+def filter_source(major):
+    """The filter's source for a major version of libavfilter."""
+    def branch(found):
+        relation, version, first, second = found.groups()
+        return first if (major < int(version)) == (relation == "<") else second or ""
+    return CONDITION.sub(branch, (ROOT / "vf_flashvsr/vf_flashvsr.c").read_text())
+
+
 def edited(pristine):
-    """The edited and new files of the patch, by name, from FFmpeg's own."""
+    """The edited and new files of the filter's patch, by name, from FFmpeg's own."""
     files = dict(pristine)
+    major = int(re.search(r"define LIBAVFILTER_VERSION_MAJOR +(\d+)", files["libavfilter/version_major.h"])[1])
+    filter_type = "AVFilter" if major < 11 else "FFFilter"
     for name, anchor, addition in INSERTIONS:
+        anchor, addition = (text.replace("{filter_type}", filter_type) for text in (anchor, addition))
         files[name] = insert(name, files[name], anchor, addition)
     files["doc/filters.texi"] = insert("doc/filters.texi", files["doc/filters.texi"], "@section floodfill\n",
                                        (ROOT / "vf_flashvsr/flashvsr.texi").read_text())
     files["libavfilter/version.h"] = bump_minor(files["libavfilter/version.h"])
-    files["libavfilter/vf_flashvsr.c"] = (ROOT / "vf_flashvsr/vf_flashvsr.c").read_text()
+    files["libavfilter/vf_flashvsr.c"] = filter_source(major)
     return files
 
 
-def read_release(tarball):
-    """The files of the release that the patch changes, by name."""
-    wanted = {name for name, _, _ in INSERTIONS} | {"doc/filters.texi", "libavfilter/version.h"}
+def drain_patch(line):
+    """The diff of the second patch for a line of releases."""
+    own = HERE / f"fftools-drain-{line}.patch"
+    return own if own.exists() else DRAIN
+
+
+def read_release(tarball, drain):
+    """The files of the release that the patches are made from, by name."""
+    wanted = {name for name, _, _ in INSERTIONS}
+    wanted |= {"doc/filters.texi", "libavfilter/version.h", "libavfilter/version_major.h"}
+    wanted.update(re.findall(r"^--- a/(.+)$", drain.read_text(), re.MULTILINE))
     files = {}
     with tarfile.open(tarball) as archive:
         for member in archive:
@@ -89,9 +118,10 @@ def read_release(tarball):
     return files
 
 
-def make_series(tarball):
+def make_series(tarball, line):
     """The series as file contents by file name."""
-    pristine = read_release(tarball)
+    drain = drain_patch(line)
+    pristine = read_release(tarball, drain)
     environment = dict(os.environ, GIT_CONFIG_GLOBAL=os.devnull, GIT_CONFIG_NOSYSTEM="1", LC_ALL="C",
                        GIT_AUTHOR_NAME=AUTHOR, GIT_AUTHOR_EMAIL=EMAIL, GIT_AUTHOR_DATE=DATE,
                        GIT_COMMITTER_NAME=AUTHOR, GIT_COMMITTER_EMAIL=EMAIL, GIT_COMMITTER_DATE=DATE)
@@ -118,8 +148,10 @@ def make_series(tarball):
         git("init", "--quiet", "--initial-branch=main")
         commit(pristine, "release")
         commit(edited(pristine), MESSAGE)
+        git("apply", "--index", drain)
+        git("commit", "--quiet", "--message", DRAIN.read_text().partition("\ndiff --git ")[0])
         git("format-patch", "--quiet", "--full-index", "--no-signature", "--zero-commit", "--no-numbered",
-            "--output-directory", "../series", "HEAD~1")
+            "--output-directory", "../series", "HEAD~2")
         patches = sorted((Path(folder) / "series").iterdir())
         series = {patch.name: patch.read_bytes() for patch in patches}
         series[".series"] = "".join(f"{patch.name}\n" for patch in patches).encode()
@@ -140,9 +172,10 @@ def main():
     tarball = fetched.stdout.strip()
     with tarfile.open(tarball) as archive:
         release = archive.next().name.partition("/")[0].removeprefix("ffmpeg-")
-    folder = ROOT / "patches" / release.rpartition(".")[0]
+    line = release.rpartition(".")[0]
+    folder = ROOT / "patches" / line
 
-    series = make_series(tarball)
+    series = make_series(tarball, line)
     present = {path.name: path.read_bytes() for path in folder.iterdir()} if folder.is_dir() else {}
     if arguments.check:
         wrong = sorted(name for name in series.keys() | present.keys() if series.get(name) != present.get(name))

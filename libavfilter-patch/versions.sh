@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # FFmpeg releases that the filter is made for; to be sourced by bash.
 
-ffmpeg_version=${FLASHVSR_FFMPEG_VERSION:-9.0.2}
+default_ffmpeg_version=9.0.2
+ffmpeg_version=${FLASHVSR_FFMPEG_VERSION:-$default_ffmpeg_version}
 
 # sha256 of the release tarball ffmpeg-<version>.tar.xz.
 ffmpeg_sha256() {

@@ -24,6 +24,9 @@
  *
  * The engine takes pictures well before it gives the first one back. It keeps
  * the pictures; the properties of the frames that are inside wait in a FIFO.
+ *
+ * The engine works in planar RGB. Frames of other formats are converted to it
+ * and back here, so that they leave with the matrix and range they came with.
  */
 
 #include <float.h>
@@ -45,11 +48,21 @@
 #include "libavutil/mem.h"
 #include "libavutil/opt.h"
 #include "libavutil/pixdesc.h"
+#include "libswscale/swscale.h"
 
 #include "avfilter.h"
 #include "filters.h"
 #include "formats.h"
 #include "video.h"
+
+/**
+ * What is between the frames of a link and the pictures of the engine.
+ */
+typedef struct Conversion {
+    struct SwsContext *sws;
+    enum AVChromaLocation siting;   ///< of the frames that sws was made for
+    AVFrame *rgb;                   ///< picture of the engine, NULL where the frames are such pictures
+} Conversion;
 
 typedef struct FlashVSRFilterContext {
     const AVClass *class;
@@ -60,6 +73,7 @@ typedef struct FlashVSRFilterContext {
     char    *w_expr;
     char    *h_expr;
     char    *device;
+    int      precision;
     double   sparse_ratio;
     double   kv_ratio;
     int      local_range;
@@ -77,10 +91,11 @@ typedef struct FlashVSRFilterContext {
 
     FlashVSRContext *engine;
     AVFifo  *props;         ///< AVFrame *, the properties of each frame inside the engine
+    Conversion from_input, to_output;
     int      in_w, in_h;    ///< size of frames that the engine was opened for
-    int      depth;         ///< bits of a component
     int      keep_sar;      ///< the same scale in both directions
     int      has_input;     ///< a frame came in
+    int      is_interlaced; ///< an interlaced frame came in
     int      status;        ///< status of the input once it is known, to be forwarded after the last frame
     int64_t  status_pts;
     int      error;         ///< what the engine failed with
@@ -106,6 +121,19 @@ enum VarName {
     VAR_SAR,
     VAR_DAR,
     VARS_NB
+};
+
+/**
+ * Formats that the engine takes as they are.
+ */
+static const enum AVPixelFormat engine_formats[] = {
+    AV_PIX_FMT_GBRP,
+    AV_PIX_FMT_GBRP9,
+    AV_PIX_FMT_GBRP10,
+    AV_PIX_FMT_GBRP12,
+    AV_PIX_FMT_GBRP14,
+    AV_PIX_FMT_GBRP16,
+    AV_PIX_FMT_GBRPF32,
 };
 
 static void log_line(void *opaque, int level, const char *line)
@@ -146,11 +174,20 @@ static int engine_error(AVFilterContext *ctx, const char *call, int code)
     return s->error;
 }
 
+static void free_conversion(Conversion *conversion)
+{
+    sws_freeContext(conversion->sws);
+    conversion->sws = NULL;
+    av_frame_free(&conversion->rgb);
+}
+
 static void free_engine(FlashVSRFilterContext *s)
 {
     AVFrame *props;
 
     flashvsr_close(&s->engine);
+    free_conversion(&s->from_input);
+    free_conversion(&s->to_output);
     while (s->props && av_fifo_read(s->props, &props, 1) >= 0)
         av_frame_free(&props);
 }
@@ -270,12 +307,178 @@ static AVRational output_sar(const AVFilterLink *outlink, AVRational sar)
     return sar;
 }
 
+static int is_engine_format(enum AVPixelFormat format)
+{
+    for (int i = 0; i < FF_ARRAY_ELEMS(engine_formats); i++)
+        if (format == engine_formats[i])
+            return 1;
+    return 0;
+}
+
+static int init_conversion(Conversion *conversion, const AVFilterLink *link)
+{
+    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(link->format);
+    AVFrame *rgb;
+
+    if (is_engine_format(link->format))
+        return 0;
+
+    rgb = conversion->rgb = av_frame_alloc();
+    if (!rgb)
+        return AVERROR(ENOMEM);
+    /* Fine enough for YUV of any depth to come back as it was. */
+    rgb->format = desc->flags & AV_PIX_FMT_FLAG_RGB && desc->comp[0].depth == 8 ?
+                  AV_PIX_FMT_GBRP : AV_PIX_FMT_GBRP16;
+    rgb->width  = link->w;
+    rgb->height = link->h;
+    return av_frame_get_buffer(rgb, 0);
+}
+
+static int is_full_range(const AVFilterLink *link)
+{
+    return link->color_range == AVCOL_RANGE_JPEG ||
+           av_pix_fmt_desc_get(link->format)->flags & AV_PIX_FMT_FLAG_RGB;
+}
+
+/**
+ * Value that the scaler has in its 16-bit RGB for white of the link's frames. Where
+ * they are YUV it gets to 16 bits by a shift.
+ */
+static int scaler_white(const AVFilterLink *link, int to_engine)
+{
+    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(link->format);
+    const int depth = desc->comp[0].depth;
+
+    if (desc->flags & AV_PIX_FMT_FLAG_RGB)
+        return UINT16_MAX;
+#if LIBAVFILTER_VERSION_MAJOR >= 11
+    /* On the way back the full range is made of the limited one. */
+    if (!to_engine)
+        return 255 << 8;
+#endif
+    return is_full_range(link) ? ((1 << depth) - 1) << (16 - depth) : 255 << 8;
+}
+
+/**
+ * Tell the scaler where the chroma samples are, in 1/256 of a luma pixel.
+ */
+static void set_siting(struct SwsContext *sws, const char *h_name, const char *v_name,
+                       const AVPixFmtDescriptor *desc, enum AVChromaLocation siting)
+{
+    int h, v;
+
+    /* 0 to 256 over the luma pixels that share a chroma sample. */
+    av_chroma_location_enum_to_pos(&h, &v, siting);
+    if (desc->log2_chroma_w)
+        av_opt_set_int(sws, h_name, h * ((1 << desc->log2_chroma_w) - 1), 0);
+    if (desc->log2_chroma_h)
+        av_opt_set_int(sws, v_name, v * ((1 << desc->log2_chroma_h) - 1), 0);
+}
+
+/**
+ * Make the scaler ready for frames of the link whose chroma samples are there.
+ *
+ * @param to_engine the frames are the source, not the destination
+ */
+static int prepare_conversion(Conversion *conversion, AVFilterContext *ctx, const AVFilterLink *link,
+                              int to_engine, enum AVChromaLocation siting)
+{
+    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(link->format);
+    const int rgb_format = conversion->rgb->format;
+    const int is_full    = is_full_range(link);
+    const int *table     = sws_getCoefficients(link->colorspace);
+    const int contrast   = to_engine ? av_rescale(1 << 16, UINT16_MAX, scaler_white(link, 1)) : 1 << 16;
+    struct SwsContext *sws;
+    int ret;
+
+    /* Where nothing is said, it is where MPEG-2, H.264 and HEVC have it. */
+    if (siting == AVCHROMA_LOC_UNSPECIFIED)
+        siting = AVCHROMA_LOC_LEFT;
+    if (conversion->sws && conversion->siting == siting)
+        return 0;
+
+    sws_freeContext(conversion->sws);
+    sws = conversion->sws = sws_alloc_context();
+    if (!sws)
+        return AVERROR(ENOMEM);
+    conversion->siting = siting;
+
+    av_opt_set_int(sws, "srcw", link->w, 0);
+    av_opt_set_int(sws, "srch", link->h, 0);
+    av_opt_set_int(sws, "dstw", link->w, 0);
+    av_opt_set_int(sws, "dsth", link->h, 0);
+    av_opt_set_int(sws, "src_format", to_engine ? link->format : rgb_format, 0);
+    av_opt_set_int(sws, "dst_format", to_engine ? rgb_format : link->format, 0);
+    av_opt_set_int(sws, "src_range", to_engine ? is_full : 1, 0);
+    av_opt_set_int(sws, "dst_range", to_engine ? 1 : is_full, 0);
+    /* A sharp kernel: what goes down to the chroma grid has come up from it. */
+    av_opt_set_int(sws, "sws_flags", SWS_LANCZOS | SWS_ACCURATE_RND | SWS_BITEXACT |
+                                     SWS_FULL_CHR_H_INT | SWS_FULL_CHR_H_INP, 0);
+    av_opt_set(sws, "sws_dither", "none", 0);
+    av_opt_set_int(sws, "threads", ff_filter_get_nb_threads(ctx), 0);
+    set_siting(sws, to_engine ? "src_h_chr_pos" : "dst_h_chr_pos",
+               to_engine ? "src_v_chr_pos" : "dst_v_chr_pos", desc, siting);
+
+    ret = sws_init_context(sws, NULL, NULL);
+    if (ret < 0)
+        return ret;
+    /* Only the table of the side that is not RGB is used. */
+    sws_setColorspaceDetails(sws, table, to_engine ? is_full : 1, table, to_engine ? 1 : is_full,
+                             0, contrast, 1 << 16);
+    return 0;
+}
+
+/**
+ * Bring white from where the engine has it to where the scaler expects it.
+ */
+static void lower_white(AVFrame *rgb, unsigned white)
+{
+    if (white == UINT16_MAX)
+        return;
+    for (int plane = 0; plane < 3; plane++) {
+        for (int y = 0; y < rgb->height; y++) {
+            uint16_t *row = (uint16_t *)(rgb->data[plane] + y * rgb->linesize[plane]);
+
+            for (int x = 0; x < rgb->width; x++)
+                row[x] = (row[x] * white + UINT16_MAX / 2) / UINT16_MAX;
+        }
+    }
+}
+
+/**
+ * Make a frame of the link of the engine's picture.
+ */
+static int convert_to_output(AVFilterContext *ctx, AVFrame *out)
+{
+    FlashVSRFilterContext *s = ctx->priv;
+    const AVFilterLink *outlink = ctx->outputs[0];
+    Conversion *conversion = &s->to_output;
+    int ret;
+
+    ret = prepare_conversion(conversion, ctx, outlink, 0, out->chroma_location);
+    if (ret < 0)
+        return ret;
+    lower_white(conversion->rgb, scaler_white(outlink, 0));
+    return sws_scale_frame(conversion->sws, out, conversion->rgb);
+}
+
+static int convert_from_input(AVFilterContext *ctx, const AVFrame *in)
+{
+    FlashVSRFilterContext *s = ctx->priv;
+    Conversion *conversion = &s->from_input;
+    int ret;
+
+    ret = prepare_conversion(conversion, ctx, ctx->inputs[0], 1, in->chroma_location);
+    if (ret < 0)
+        return ret;
+    return sws_scale_frame(conversion->sws, conversion->rgb, in);
+}
+
 static int config_output(AVFilterLink *outlink)
 {
     AVFilterContext *ctx = outlink->src;
     const AVFilterLink *inlink = ctx->inputs[0];
     FlashVSRFilterContext *s = ctx->priv;
-    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(inlink->format);
     FlashVSRSettings settings;
     int ret;
 
@@ -290,6 +493,7 @@ static int config_output(AVFilterLink *outlink)
     settings.scale        = s->scale;
     settings.model_dir    = s->model;
     settings.device       = s->device;
+    settings.precision    = s->precision;
     settings.version      = !s->version     ? FLASHVSR_VERSION_AUTO :
                             s->version == 1 ? FLASHVSR_VERSION_1 : FLASHVSR_VERSION_1_1;
     settings.color_fix    = s->color_fix;
@@ -316,21 +520,35 @@ static int config_output(AVFilterLink *outlink)
     if (ret < 0)
         return engine_error(ctx, "flashvsr_output_size()", ret);
 
+    /* RGB has no matrix to keep, so the one that is chosen for it has to be told. */
+    if (ff_fmt_is_regular_yuv(outlink->format) &&
+        (outlink->colorspace == AVCOL_SPC_RGB ||
+         outlink->colorspace == AVCOL_SPC_UNSPECIFIED && !ff_fmt_is_regular_yuv(inlink->format)))
+        outlink->colorspace = AVCOL_SPC_BT709;
+
+    ret = init_conversion(&s->from_input, inlink);
+    if (ret < 0)
+        return ret;
+    ret = init_conversion(&s->to_output, outlink);
+    if (ret < 0)
+        return ret;
+
     s->in_w     = inlink->w;
     s->in_h     = inlink->h;
-    s->depth    = desc->comp[0].depth;
     /* The same scale is meant even where rounding the size makes a small difference. */
     s->keep_sar = !settings.out_width && !settings.out_height;
     outlink->sample_aspect_ratio = output_sar(outlink, inlink->sample_aspect_ratio);
 
+#if LIBAVFILTER_VERSION_MAJOR >= 11
     if (outlink->w != inlink->w || outlink->h != inlink->h)
         av_frame_side_data_remove_by_props(&outlink->side_data, &outlink->nb_side_data,
                                            AV_SIDE_DATA_PROP_SIZE_DEPENDENT);
+#endif
 
-    av_log(ctx, AV_LOG_VERBOSE, "%dx%d %s sar:%d/%d -> %dx%d sar:%d/%d\n",
-           inlink->w, inlink->h, desc->name,
+    av_log(ctx, AV_LOG_VERBOSE, "%dx%d %s sar:%d/%d -> %dx%d %s sar:%d/%d\n",
+           inlink->w, inlink->h, av_get_pix_fmt_name(inlink->format),
            inlink->sample_aspect_ratio.num, inlink->sample_aspect_ratio.den,
-           outlink->w, outlink->h,
+           outlink->w, outlink->h, av_get_pix_fmt_name(outlink->format),
            outlink->sample_aspect_ratio.num, outlink->sample_aspect_ratio.den);
     return 0;
 }
@@ -338,14 +556,14 @@ static int config_output(AVFilterLink *outlink)
 /**
  * Describe the picture of a planar GBR frame.
  */
-static FlashVSRFrame map_picture(const FlashVSRFilterContext *s, const AVFrame *frame)
+static FlashVSRFrame map_picture(const AVFrame *frame)
 {
     static const uint8_t plane_of_rgb[] = { 2, 0, 1 };
     FlashVSRFrame picture = {
         .width  = frame->width,
         .height = frame->height,
         .format = FLASHVSR_PIXEL_FORMAT_RGB,
-        .depth  = s->depth,
+        .depth  = av_pix_fmt_desc_get(frame->format)->comp[0].depth,
         .memory = FLASHVSR_MEMORY_HOST,
     };
 
@@ -356,19 +574,56 @@ static FlashVSRFrame map_picture(const FlashVSRFilterContext *s, const AVFrame *
     return picture;
 }
 
+/**
+ * Drop the side data that says something of places in the picture.
+ */
+static void drop_size_dependent(AVFrame *frame)
+{
+#if LIBAVFILTER_VERSION_MAJOR < 11
+    static const enum AVFrameSideDataType types[] = {
+        AV_FRAME_DATA_PANSCAN,
+        AV_FRAME_DATA_MOTION_VECTORS,
+        AV_FRAME_DATA_REGIONS_OF_INTEREST,
+        AV_FRAME_DATA_DETECTION_BBOXES,
+        AV_FRAME_DATA_LCEVC,
+        AV_FRAME_DATA_SPHERICAL,
+        AV_FRAME_DATA_VIDEO_HINT,
+    };
+
+    for (int i = 0; i < FF_ARRAY_ELEMS(types); i++)
+        av_frame_remove_side_data(frame, types[i]);
+#else
+    av_frame_side_data_remove_by_props(&frame->side_data, &frame->nb_side_data,
+                                       AV_SIDE_DATA_PROP_SIZE_DEPENDENT);
+#endif
+}
+
 static int send_frame(AVFilterContext *ctx, const AVFrame *in)
 {
     FlashVSRFilterContext *s = ctx->priv;
+    const AVFilterLink *inlink = ctx->inputs[0];
     FlashVSRFrame picture;
     AVFrame *props;
     int ret;
 
-    if (in->width != s->in_w || in->height != s->in_h || in->format != ctx->inputs[0]->format) {
+    if (in->width != s->in_w || in->height != s->in_h || in->format != inlink->format) {
         av_log(ctx, AV_LOG_ERROR, "The frame changed from %dx%d %s to %dx%d %s in mid-stream; "
                "scale it to one size before this filter\n",
-               s->in_w, s->in_h, av_get_pix_fmt_name(ctx->inputs[0]->format),
+               s->in_w, s->in_h, av_get_pix_fmt_name(inlink->format),
                in->width, in->height, av_get_pix_fmt_name(in->format));
         return s->error = AVERROR(EINVAL);
+    }
+
+    if (in->flags & AV_FRAME_FLAG_INTERLACED && !s->is_interlaced) {
+        s->is_interlaced = 1;
+        av_log(ctx, AV_LOG_WARNING, "The input is interlaced, which the model takes for detail; "
+               "deinterlace it before this filter, e.g. with bwdif\n");
+    }
+
+    if (s->from_input.rgb) {
+        ret = convert_from_input(ctx, in);
+        if (ret < 0)
+            return ret;
     }
 
     props = av_frame_alloc();
@@ -382,7 +637,7 @@ static int send_frame(AVFilterContext *ctx, const AVFrame *in)
         return ret;
     }
 
-    picture = map_picture(s, in);
+    picture = map_picture(s->from_input.rgb ? s->from_input.rgb : in);
     ret = flashvsr_send_frame(s->engine, &picture);
     if (ret < 0)
         return engine_error(ctx, "flashvsr_send_frame()", ret);
@@ -407,7 +662,7 @@ static int receive_frame(AVFilterContext *ctx)
     if (!out)
         return AVERROR(ENOMEM);
 
-    picture = map_picture(s, out);
+    picture = map_picture(s->to_output.rgb ? s->to_output.rgb : out);
     ret = flashvsr_receive_frame(s->engine, &picture);
     if (ret < 0) {
         av_frame_free(&out);
@@ -419,21 +674,22 @@ static int receive_frame(AVFilterContext *ctx)
     av_assert0(ret >= 0);
     ret = av_frame_copy_props(out, props);
     av_frame_free(&props);
+    if (ret >= 0 && s->to_output.rgb)
+        ret = convert_to_output(ctx, out);
     if (ret < 0) {
         av_frame_free(&out);
         return ret;
     }
 
     if (out->width != s->in_w || out->height != s->in_h)
-        av_frame_side_data_remove_by_props(&out->side_data, &out->nb_side_data,
-                                           AV_SIDE_DATA_PROP_SIZE_DEPENDENT);
+        drop_size_dependent(out);
     out->sample_aspect_ratio = output_sar(outlink, out->sample_aspect_ratio);
     out->crop_top    = 0;
     out->crop_bottom = 0;
     out->crop_left   = 0;
     out->crop_right  = 0;
-    out->colorspace  = AVCOL_SPC_RGB;
-    out->color_range = AVCOL_RANGE_JPEG;
+    out->colorspace  = outlink->colorspace;
+    out->color_range = outlink->color_range;
 
     ret = ff_filter_frame(outlink, out);
     return ret < 0 ? ret : 1;
@@ -543,7 +799,12 @@ static const AVOption flashvsr_options[] = {
     { "scale",        "output size / input size", OFFSET(scale), AV_OPT_TYPE_DOUBLE, { .dbl = 4 }, 1, 8, FLAGS },
     { "w",            "output width expression, overrides the scale", OFFSET(w_expr), AV_OPT_TYPE_STRING, { .str = NULL }, .flags = FLAGS },
     { "h",            "output height expression, overrides the scale", OFFSET(h_expr), AV_OPT_TYPE_STRING, { .str = NULL }, .flags = FLAGS },
-    { "device",       "devices to run on, auto, cpu or a list such as cpu|cpu", OFFSET(device), AV_OPT_TYPE_STRING, { .str = "auto" }, .flags = FLAGS },
+    { "device",       "devices to run on, such as auto, cpu, cuda:1, all, or a list such as 0|1", OFFSET(device), AV_OPT_TYPE_STRING, { .str = "auto" }, .flags = FLAGS },
+    { "precision",    "numbers that the model computes in", OFFSET(precision), AV_OPT_TYPE_INT, { .i64 = FLASHVSR_PRECISION_AUTO }, FLASHVSR_PRECISION_AUTO, FLASHVSR_PRECISION_FP16, FLAGS, .unit = "precision" },
+        { "auto",     "bf16 on a GPU, fp32 on the CPU", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_PRECISION_AUTO }, .flags = FLAGS, .unit = "precision" },
+        { "fp32",     "32-bit floating point", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_PRECISION_FP32 }, .flags = FLAGS, .unit = "precision" },
+        { "bf16",     "bfloat16, GPUs only", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_PRECISION_BF16 }, .flags = FLAGS, .unit = "precision" },
+        { "fp16",     "16-bit floating point, GPUs only", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_PRECISION_FP16 }, .flags = FLAGS, .unit = "precision" },
     { "multi_gpu",    "how several devices share the work", OFFSET(multi_gpu), AV_OPT_TYPE_INT, { .i64 = FLASHVSR_MULTI_GPU_OFF }, FLASHVSR_MULTI_GPU_OFF, FLASHVSR_MULTI_GPU_TILES, FLAGS, .unit = "multi_gpu" },
         { "frames",   "each takes the next segment of frames", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_MULTI_GPU_FRAMES }, .flags = FLAGS, .unit = "multi_gpu" },
         { "tiles",    "each takes some tiles of every frame", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_MULTI_GPU_TILES }, .flags = FLAGS, .unit = "multi_gpu" },
@@ -580,26 +841,78 @@ static const AVFilterPad flashvsr_outputs[] = {
     },
 };
 
-static const enum AVPixelFormat pix_fmts[] = {
-    AV_PIX_FMT_GBRP,
-    AV_PIX_FMT_GBRP9,
-    AV_PIX_FMT_GBRP10,
-    AV_PIX_FMT_GBRP12,
-    AV_PIX_FMT_GBRP14,
-    AV_PIX_FMT_GBRP16,
-    AV_PIX_FMT_GBRPF32,
-    AV_PIX_FMT_NONE
-};
+static int add_formats(AVFilterFormats **formats, int (*is_supported)(enum AVPixelFormat))
+{
+    const int excluded = AV_PIX_FMT_FLAG_ALPHA | AV_PIX_FMT_FLAG_HWACCEL | AV_PIX_FMT_FLAG_BITSTREAM |
+                         AV_PIX_FMT_FLAG_PAL | AV_PIX_FMT_FLAG_BAYER | AV_PIX_FMT_FLAG_XYZ |
+                         AV_PIX_FMT_FLAG_FLOAT;
+    const AVPixFmtDescriptor *desc = NULL;
+    int ret;
 
+    while ((desc = av_pix_fmt_desc_next(desc))) {
+        const enum AVPixelFormat format = av_pix_fmt_desc_get_id(desc);
+
+        if (!is_engine_format(format) &&
+            (desc->flags & excluded || desc->comp[0].depth < 8 || !is_supported(format)))
+            continue;
+        ret = ff_add_format(formats, format);
+        if (ret < 0)
+            return ret;
+    }
+    return 0;
+}
+
+static int query_formats(const AVFilterContext *ctx, AVFilterFormatsConfig **cfg_in,
+                         AVFilterFormatsConfig **cfg_out)
+{
+    static const int color_spaces[] = {
+        AVCOL_SPC_UNSPECIFIED,
+        AVCOL_SPC_RGB,
+        AVCOL_SPC_BT709,
+        AVCOL_SPC_BT470BG,
+        AVCOL_SPC_SMPTE170M,
+        AVCOL_SPC_FCC,
+        AVCOL_SPC_SMPTE240M,
+        AVCOL_SPC_BT2020_NCL,
+        -1
+    };
+    AVFilterFormats *formats;
+    int ret;
+
+    formats = NULL;
+    if ((ret = add_formats(&formats, sws_isSupportedInput)) < 0 ||
+        (ret = ff_formats_ref(formats, &cfg_in[0]->formats)) < 0)
+        return ret;
+    formats = NULL;
+    if ((ret = add_formats(&formats, sws_isSupportedOutput)) < 0 ||
+        (ret = ff_formats_ref(formats, &cfg_out[0]->formats)) < 0)
+        return ret;
+
+    /* What the input has goes on to the output wherever that takes it. */
+    if ((ret = ff_formats_ref(ff_make_format_list(color_spaces), &cfg_in[0]->color_spaces)) < 0 ||
+        (ret = ff_formats_ref(ff_make_format_list(color_spaces), &cfg_out[0]->color_spaces)) < 0 ||
+        (ret = ff_formats_ref(ff_all_color_ranges(), &cfg_in[0]->color_ranges)) < 0 ||
+        (ret = ff_formats_ref(ff_all_color_ranges(), &cfg_out[0]->color_ranges)) < 0)
+        return ret;
+    return 0;
+}
+
+#if LIBAVFILTER_VERSION_MAJOR < 11
+const AVFilter ff_vf_flashvsr = {
+    .name          = "flashvsr",
+    .description   = NULL_IF_CONFIG_SMALL("Upscale video with FlashVSR."),
+    .priv_class    = &flashvsr_class,
+#else
 const FFFilter ff_vf_flashvsr = {
     .p.name        = "flashvsr",
     .p.description = NULL_IF_CONFIG_SMALL("Upscale video with FlashVSR."),
     .p.priv_class  = &flashvsr_class,
+#endif
     .priv_size     = sizeof(FlashVSRFilterContext),
     .init          = init,
     .uninit        = uninit,
     .activate      = activate,
     FILTER_INPUTS(ff_video_default_filterpad),
     FILTER_OUTPUTS(flashvsr_outputs),
-    FILTER_PIXFMTS_ARRAY(pix_fmts),
+    FILTER_QUERY_FUNC2(query_formats),
 };

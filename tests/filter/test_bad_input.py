@@ -10,7 +10,7 @@ import struct
 
 import model_files
 from model_files import CONFIG, DECODER, DIT, PROJECTOR, PROMPT
-from support import MODELS, Case, FrameList, flashvsr, main
+from support import MODELS, Case, flashvsr, main
 
 SOURCE = ["-f", "lavfi", "-i", "testsrc2=size=16x16:rate=25:duration=0.08"]
 # Traces of an exception of LibTorch or the C++ library that was passed on as it is.
@@ -68,6 +68,11 @@ class BadOptions(BadInput):
             with self.subTest(value):
                 self.refuse_option("device", value, "device", value.strip("'"))
 
+    def test_precision(self):
+        for value in ("bf16", "fp16"):
+            with self.subTest(value):
+                self.refuse(flashvsr(precision=value, device="cpu"), "precision", value)
+
     def test_sparse_ratio(self):
         for value in ("0", "-1", "nan", "0.01"):
             with self.subTest(value):
@@ -89,7 +94,7 @@ class BadOptions(BadInput):
                 self.refuse_option("version", value)
 
     def test_unknown_names(self):
-        for name, value in (("color_fix", "purple"), ("version", "latest"), ("seed", "-1")):
+        for name, value in (("color_fix", "purple"), ("version", "latest"), ("seed", "-1"), ("precision", "fp8")):
             with self.subTest(name):
                 run = self.run_ffmpeg(*SOURCE, "-vf", flashvsr(**{name: value}), "-f", "null", "-")
                 self.assertNotEqual(run.returncode, 0, str(run))
@@ -382,35 +387,6 @@ class OddStreams(BadInput):
         source = ["-f", "lavfi", "-i", "testsrc2=size=16x16:rate=25:duration=2.4"]
         graph = f"{self.GROW_AT_30},format=gbrp,{flashvsr()}"
         self.refuse(graph, "16x16", "32x16", source=source)
-
-    def two_sizes(self):
-        """A stream of 40 frames of 16x16 and 40 of 32x32."""
-        for size in (16, 32):
-            self.ffmpeg("-f", "lavfi", "-i", f"testsrc2=size={size}x{size}:rate=25", "-frames:v", 40, "-c:v", "libx264",
-                        "-bf", 0, "-pix_fmt", "yuv420p", f"{size}.h264")
-        both = self.folder / "both.h264"
-        both.write_bytes((self.folder / "16.h264").read_bytes() + (self.folder / "32.h264").read_bytes())
-        return ["-framerate", 25, "-i", both]
-
-    def test_size_change_of_the_input(self):
-        """ffmpeg makes a new filter graph, without ending the old one, and scales to the first size what comes out
-        of it. A filter cannot see that coming; it names how many frames were lost."""
-        run = self.ffmpeg(*self.two_sizes(), "-vf", flashvsr(), "-c:v", "rawvideo", "-f", "framecrc", "-")
-        frames = FrameList(run.text)
-        self.assertEqual(set(frames.bytes), {3 * 64 ** 2})
-        lost = 80 - len(frames)
-        self.assertLessEqual(lost, 40)
-        self.assertEqual(frames.pts, [*range(40 - lost), *range(40, 80)])
-        warnings = run.filter_warnings()
-        self.assertEqual(len(warnings), 1 if lost else 0, str(run))
-        for warning in warnings:
-            self.assertIn(f"{lost} frames", warning)
-
-    def test_size_change_of_the_input_without_a_new_graph(self):
-        """The scaler that ffmpeg puts in front for the pixel format brings all frames to the first size."""
-        run = self.ffmpeg("-reinit_filter", 0, *self.two_sizes(), "-vf", flashvsr(), "-c:v", "rawvideo",
-                          "-f", "framecrc", "-")
-        self.assertEqual(FrameList(run.text).bytes, [3 * 64 ** 2] * 80)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ The sources have no end, so a filter that does not stop is found by the time lim
 """
 
 import contextlib
+import random
 import signal
 import subprocess
 
@@ -68,6 +69,26 @@ class EarlyStop(Case):
                     "-map", "[b]", "-frames:v", 30, "-f", "framecrc", second)
         self.assertEqual(len(FrameList(first.read_text())), 2)
         self.assertEqual(len(FrameList(second.read_text())), 30)
+
+    def test_one_of_two_instances_ends(self):
+        graph = f"[0:v]split[a][b];[a]{flashvsr()},trim=end_frame=2[c];[b]{flashvsr(scale=2)}[d]"
+        for kept in (30, 60):
+            with self.subTest(kept=kept):
+                self.ffmpeg(*ENDLESS, "-filter_complex", graph, "-map", "[c]", "-f", "framecrc", "first",
+                            "-map", "[d]", "-frames:v", kept, "-f", "framecrc", "second", timeout=60)
+                self.assertEqual(len(FrameList((self.folder / "first").read_text())), 2)
+                self.assertEqual(len(FrameList((self.folder / "second").read_text())), kept)
+
+    def test_wherever_it_ends(self):
+        """Converted on the way in and out or not, in the middle of a chunk or between two."""
+        chance = random.Random(50)
+        stops = [(chance.randint(1, 70), chance.choice(["gbrp", "yuv420p", "rgb24"])) for _ in range(50)]
+
+        def check(stop):
+            frames, pixels = stop
+            self.stop("-vf", f"format={pixels},{flashvsr(scale=2)}", "-frames:v", frames, frames=frames)
+
+        self.in_parallel(check, stops)
 
     def test_ends_with_the_shorter_sound(self):
         out = "out.nut"

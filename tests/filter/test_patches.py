@@ -16,18 +16,19 @@ from pathlib import Path
 
 from support import ROOT, run_tests
 
-VERSION = os.environ.get("FLASHVSR_FFMPEG_VERSION", "9.0.2")
+VERSIONS = ["9.0.2", "8.1.2", "7.1.5"]
+VERSION = os.environ.get("FLASHVSR_FFMPEG_VERSION", VERSIONS[0])
 OBJECTS = Path(os.environ.get("FLASHVSR_TEST_BUILD", ".")) / f"ffmpeg-{VERSION}"
 SOURCE = "libavfilter/vf_flashvsr.c"
 
 
-def tarball():
-    """Path of the release, if it is here already: a test downloads nothing."""
+def tarballs():
+    """Paths of the releases that are here already: a test downloads nothing."""
     given = os.environ.get("FLASHVSR_FFMPEG_TARBALL")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flashvsr"
     cache = Path(os.environ.get("FLASHVSR_CACHE") or cache)
-    path = Path(given) if given else cache / "downloads" / f"ffmpeg-{VERSION}.tar.xz"
-    return path if path.is_file() else None
+    paths = [Path(given)] if given else [cache / "downloads" / f"ffmpeg-{version}.tar.xz" for version in VERSIONS]
+    return [path for path in paths if path.is_file()]
 
 
 def run(*command, cwd=None, **settings):
@@ -39,49 +40,68 @@ def run(*command, cwd=None, **settings):
     return subprocess.run([str(part) for part in command], cwd=cwd, env=environment, **settings)
 
 
+class Release:
+    """A tarball, the version of it and the series for it."""
+
+    def __init__(self, path):
+        self.tarball = path
+        with tarfile.open(path) as archive:
+            self.version = archive.next().name.partition("/")[0].removeprefix("ffmpeg-")
+        self.patches = ROOT / "patches" / self.version.rpartition(".")[0]
+
+
 class Series(unittest.TestCase):
     def setUp(self):
-        self.tarball = tarball()
-        if not self.tarball:
-            self.skipTest("FFmpeg's tarball is not in the cache; libavfilter-patch/fetch.sh gets it")
-        with tarfile.open(self.tarball) as archive:
-            self.release = archive.next().name.partition("/")[0].removeprefix("ffmpeg-")
-        self.patches = ROOT / "patches" / self.release.rpartition(".")[0]
+        self.releases = [Release(path) for path in tarballs()]
+        if not self.releases:
+            self.skipTest("no FFmpeg tarball is in the cache; libavfilter-patch/fetch.sh gets it")
+
+    def make_patches(self, root, release):
+        return run(sys.executable, "-B", root / "libavfilter-patch" / "make_patches.py", "--check", release.version)
 
     def test_committed_patches_are_what_the_sources_give(self):
-        done = run(sys.executable, "-B", ROOT / "libavfilter-patch" / "make_patches.py", "--check", self.release)
-        self.assertEqual(done.returncode, 0, done.stdout)
+        for release in self.releases:
+            with self.subTest(release.version):
+                done = self.make_patches(ROOT, release)
+                self.assertEqual(done.returncode, 0, done.stdout)
 
     def test_check_finds_a_difference(self):
         """On a copy of what the check reads, with a line added to the filter."""
+        release = self.releases[0]
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder)
             for name in ("libavfilter-patch", "vf_flashvsr", "patches", "scripts"):
                 run("cp", "-r", ROOT / name, copy / name, check=True)
-            script = copy / "libavfilter-patch" / "make_patches.py"
-            same = run(sys.executable, "-B", script, "--check", self.release)
+            same = self.make_patches(copy, release)
             self.assertEqual(same.returncode, 0, same.stdout)
             with open(copy / "vf_flashvsr" / "vf_flashvsr.c", "a") as source:
                 source.write("/* one line more */\n")
-            changed = run(sys.executable, "-B", script, "--check", self.release)
+            changed = self.make_patches(copy, release)
             self.assertNotEqual(changed.returncode, 0)
             self.assertIn(".patch", changed.stdout)
 
     def test_git_am_applies_to_the_pristine_release(self):
-        names = (self.patches / ".series").read_text().split()
-        self.assertEqual(sorted(names), sorted(path.name for path in self.patches.glob("*.patch")))
+        for release in self.releases:
+            with self.subTest(release.version):
+                self.check_git_am(release)
+
+    def check_git_am(self, release):
+        names = (release.patches / ".series").read_text().split()
+        self.assertEqual(sorted(names), sorted(path.name for path in release.patches.glob("*.patch")))
         with tempfile.TemporaryDirectory() as folder:
-            run("tar", "-xf", self.tarball, "-C", folder, "--strip-components", 1, check=True)
-            for command in (["init", "-q"], ["add", "-A", "-f"], ["commit", "-q", "-m", "release"]):
+            run("tar", "-xf", release.tarball, "-C", folder, "--strip-components", 1, check=True)
+            # Collected in the background, the repository would change while it is removed.
+            for command in (["init", "-q"], ["config", "gc.auto", "0"], ["add", "-A", "-f"],
+                            ["commit", "-q", "-m", "release"]):
                 done = run("git", *command, cwd=folder)
                 self.assertEqual(done.returncode, 0, done.stdout)
             # git takes a hunk only where its lines are, all of them: there is no fuzz, and an offset is reported.
-            done = run("git", "am", *(self.patches / name for name in names), cwd=folder)
+            done = run("git", "am", *(release.patches / name for name in names), cwd=folder)
             self.assertEqual(done.returncode, 0, done.stdout)
             for word in ("fuzz", "offset", "warning", "error"):
                 self.assertNotIn(word, done.stdout)
-            self.assertEqual((Path(folder) / SOURCE).read_bytes(),
-                             (ROOT / "vf_flashvsr" / "vf_flashvsr.c").read_bytes())
+            # Each line has a filter of its own, which knows of no other.
+            self.assertNotIn("LIBAVFILTER_VERSION", (Path(folder) / SOURCE).read_text())
             done = run("git", "diff", "--check", "HEAD~" + str(len(names)), cwd=folder)
             self.assertEqual(done.returncode, 0, done.stdout)
 

@@ -10,11 +10,12 @@ from support import BIN, ROOT, Case, FrameList, environment, flashvsr, main, mod
 
 OPTIONS = {
     "model": None, "model_dir": None, "version": None, "scale": "4", "w": None, "h": None, "device": "auto",
-    "sparse_ratio": "2", "kv_ratio": "3", "local_range": "11", "color_fix": "auto", "seed": "0",
+    "precision": "auto", "sparse_ratio": "2", "kv_ratio": "3", "local_range": "11", "color_fix": "auto", "seed": "0",
     "multi_gpu": "0", "overlap": "10", "segment": "0", "tiled": "auto", "tiled_dit": "auto", "tile_size": "256",
     "tile_overlap": "24", "tile_batch": "1", "adaptive_batch": "false", "adaptive_batch_size": "false", "vram_limit": "0",
 }
 COLOR_FIXES = ["auto", "none", "adain", "wavelet"]
+PRECISIONS = ["auto", "fp32", "bf16", "fp16"]
 
 
 def means(content, samples):
@@ -97,7 +98,7 @@ class Pictures(Case):
                         {"local_range": 1}, {"color_fix": "adain"}, {"color_fix": "wavelet"}, {"scale": 3.5}, {"tiled": 1, "tile_size": 32, "tile_overlap": 8}):
             with self.subTest(**options):
                 self.assertNotEqual(pictures(**options), base)
-        for options in ({"seed": 0}, {"version": 1.1}, {"device": "cpu"}, {"kv_ratio": 3.9}, {"scale": 4.0},
+        for options in ({"seed": 0}, {"version": 1.1}, {"device": "cpu"}, {"precision": "fp32"}, {"kv_ratio": 3.9}, {"scale": 4.0},
                         {"w": 256, "h": "ih*4"}, {"tiled": 0}, {"tile_size": 32}, {"segment": 400, "overlap": 25},
                         {"vram_limit": 0.9}):
             with self.subTest(**options):
@@ -142,12 +143,12 @@ class Pictures(Case):
         for name, default in OPTIONS.items():
             if default is not None:
                 self.assertRegex(listed[name], rf'\(default "?{re.escape(default)}"?\)')
-        for name in COLOR_FIXES:
+        for name in [*COLOR_FIXES, *PRECISIONS]:
             self.assertRegex(done.stdout, rf"(?m)^ {{4,}}{name} ")
 
     def test_documentation_has_every_option(self):
         text = (ROOT / "vf_flashvsr" / "flashvsr.texi").read_text()
-        for name in [*OPTIONS, *COLOR_FIXES]:
+        for name in [*OPTIONS, *COLOR_FIXES, *PRECISIONS]:
             self.assertRegex(text, rf"(?m)^@item {name}$")
 
 
