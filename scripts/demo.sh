@@ -30,9 +30,9 @@ ffmpeg -i "$clip" -vf 'crop=trunc(iw/8)*8:trunc(ih/8)*8:0:0' -c:v ffv1 -c:a copy
 ffmpeg -i "$demo/original.mkv" -vf scale=iw/4:ih/4:flags=area -c:v libx264 -crf 12 -pix_fmt yuv420p -c:a copy \
     "$demo/small.mp4"
 
-say "upscaling it: ffmpeg -i small.mp4 -vf flashvsr=scale=4,format=yuv420p -c:a copy out.mp4"
+say "upscaling it: ffmpeg -i small.mp4 -vf flashvsr=scale=4 -c:a copy out.mp4"
 started=$(date +%s.%N)
-level=info ffmpeg -nostats -i "$demo/small.mp4" -vf flashvsr=scale=4,format=yuv420p -c:a copy "$demo/out.mp4"
+level=info ffmpeg -nostats -i "$demo/small.mp4" -vf flashvsr=scale=4 -c:a copy "$demo/out.mp4"
 ended=$(date +%s.%N)
 ffmpeg -i "$demo/small.mp4" -vf scale=iw*4:ih*4:flags=bicubic -c:a copy "$demo/bicubic.mp4"
 
