@@ -12,7 +12,8 @@ SEGMENTS = [(2, 0, 7), (2, 0, 21), (3, 0, 50), (2, 1, 9), (3, 1, 22), (2, 10, 20
             (2, 25, 50), (3, 25, 100)]
 TIMESCALE = 12800
 STEP = TIMESCALE // 25
-WRITE = ["-fps_mode", "passthrough", "-enc_time_base", "filter", "-pix_fmt", "gbrp", "-c:v", "rawvideo", "-f", "framecrc", "-"]
+WRITE = ["-fps_mode", "passthrough", "-enc_time_base", "filter", "-pix_fmt", "gbrp", "-c:v", "rawvideo",
+         "-f", "framecrc", "-"]
 
 
 def split(workers, overlap, segment):
