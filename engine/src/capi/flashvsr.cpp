@@ -281,6 +281,7 @@ void flashvsr_close(FlashVSRContext **ctx) {
                          static_cast<double>(closing->frames_out) / seconds.count(),
                          " frames/s, the network at work ", 100 * work.busy_seconds / seconds.count(),
                          " % of the time");
+            log_work(closing->pipeline->stats(), closing->log);
             return 0;
         });
     }

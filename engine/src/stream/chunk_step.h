@@ -6,8 +6,8 @@
 
 namespace flashvsr {
 
-/// Everything a stream remembers between chunks; constant in size. A value: a copy is a checkpoint, and
-/// tensors in it are never changed in place.
+/// Everything a stream remembers between chunks; constant in size. A copy is a checkpoint until the
+/// second step from it: a step writes ring slots that the state before it does not refer to (see DitState).
 struct StreamState {
     int64_t chunk = 0; ///< chunks done
     LqProjectorState projector;
