@@ -12,6 +12,7 @@ import resample
 STILL_SHARE = 0.2  # clips in which nothing moves at all
 CUT_SHARE = 0.05  # clips with a hard cut
 REPEAT_SHARE = 0.2  # clips with repeated frames
+SOFT_SHARE = 0.25  # clips of enlarged pictures: most video holds less detail than its pixels could
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -57,9 +58,12 @@ def camera(times, size, source_size):
         + pan[:, None] * t[..., None]
         + shake
     )
-    zoom = uniform(b, 1, device=device, low=0.9, high=1.35) * (
-        1 + uniform(b, 1, device=device, low=-0.003, high=0.003) * t
-    ).clamp(0.8, 1.25)
+    reach = torch.where(
+        uniform(b, 1, device=device) < SOFT_SHARE,
+        uniform(b, 1, device=device, low=0.35, high=0.9),
+        uniform(b, 1, device=device, low=0.9, high=1.35),
+    )
+    zoom = reach * (1 + uniform(b, 1, device=device, low=-0.003, high=0.003) * t).clamp(0.8, 1.25)
     turned = torch.randint(0, 4, (b, 1), device=device) * (math.pi / 2) + torch.where(
         uniform(b, 1, device=device) < 0.5,
         torch.zeros(b, 1, device=device),

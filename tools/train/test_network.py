@@ -450,8 +450,12 @@ class Training(unittest.TestCase):
             saved = torch.load(root / "run" / "average.pt", weights_only=True)["average"]
             for part, tensors in third.network.parts().items():
                 for name, tensor in tensors.items():
+                    expected = saved[part][name].float()
+                    # There and back through the coordinates; large weights within the file's half step of fp16.
                     self.assertLess(
-                        float((tensor - saved[part][name].float()).abs().max()), 1e-4, f"{part} {name}"
+                        float((tensor - expected).abs().max()),
+                        max(1e-4, 2.0**-11 * float(expected.abs().max())),
+                        f"{part} {name}",
                     )
             third.validation = []
             third.train()

@@ -58,7 +58,7 @@ def parse_arguments(arguments=None):
     parser.add_argument(
         "--resume", action="store_true", help="fail where there is no checkpoint to go on from"
     )
-    parser.add_argument("--minutes", type=float, default=8.4, help="training time in all")
+    parser.add_argument("--minutes", type=float, default=8.0, help="training time in all")
     parser.add_argument("--steps", type=int, help="steps in all, instead of --minutes: repeatable schedule")
     parser.add_argument(
         "--pause-after", type=float, default=math.inf, help="minutes after which to save and stop"
@@ -79,9 +79,9 @@ def parse_arguments(arguments=None):
     parser.add_argument("--decoder", default="80,48,24,8", help="channels of the decoder's four stages")
     parser.add_argument("--blocks", type=int, default=1, help="transformer blocks")
     parser.add_argument("--dim", type=int, default=128, help="transformer width, a multiple of 128")
-    parser.add_argument("--temporal", type=float, default=0.2, help="weight of the frame-difference loss")
+    parser.add_argument("--temporal", type=float, default=0.25, help="weight of the frame-difference loss")
     parser.add_argument(
-        "--still", type=float, default=1.0, help="that loss's extra weight where nothing changes"
+        "--still", type=float, default=1.5, help="that loss's extra weight where nothing changes"
     )
     parser.add_argument(
         "--flicker-corner",
