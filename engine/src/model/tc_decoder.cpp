@@ -27,31 +27,9 @@ at::Tensor unshuffle_frames(const at::Tensor &frames) {
 // faster on narrow layers of large pictures that way, and every change of layout is a copy.
 constexpr at::MemoryFormat layout = at::MemoryFormat::ChannelsLast;
 
-/// What each of the frames (B*n, C, h, w) has before it: `before` (B, C, h, w), then the frame's predecessor.
-at::Tensor previous_frames(const at::Tensor &frames, const at::Tensor &before) {
-    const int64_t count = frames.size(0) / before.size(0);
-    if (count == 1)
-        return before;
-    if (before.size(0) == 1)
-        return at::cat({before, frames.narrow(0, 0, count - 1)}, 0);
-    at::Tensor past = at::empty_like(frames);
-    for (int64_t i = 0; i < count; i++)
-        past.slice(0, i, std::nullopt, count)
-            .copy_(i == 0 ? before : frames.slice(0, i - 1, std::nullopt, count));
-    return past;
-}
-
-/// Frames whose channels hold `growth` frames each, one after the other: (N, growth*C, h, w) -> (N*growth, C,
-/// h, w).
-at::Tensor split_frames(const at::Tensor &x, int64_t growth) {
-    if (growth == 1)
-        return x;
-    const int64_t channels = x.size(1) / growth;
-    at::Tensor frames =
-        at::empty({x.size(0) * growth, channels, x.size(2), x.size(3)}, x.options().memory_format(layout));
-    for (int64_t i = 0; i < growth; i++)
-        frames.slice(0, i, std::nullopt, growth).copy_(x.narrow(1, i * channels, channels));
-    return frames;
+/// [-1, 1] -> [0, 1], the network's own range of frames.
+at::Tensor to_unit_range(const at::Tensor &frames) {
+    return frames.add(1).div(2);
 }
 
 /// A (B*n, ...) tensor frame by frame, as the golden files visit it.
@@ -65,6 +43,16 @@ void report_frames(const Observer &observer, int64_t layer, const at::Tensor &x,
     shape.insert(shape.end(), x.sizes().begin() + 1, x.sizes().end());
     for (const at::Tensor &visit : x.view(shape).unbind(1))
         observer(name, visit.flatten(0, 1));
+}
+
+/// What a 1x1 convolution gives, (B*n, growth*C, h, w), as the published network has it: frames of twice the
+/// size.
+void report_growth(const Observer &observer, int64_t layer, const at::Tensor &x, int64_t batch,
+                   int64_t growth) {
+    const at::Tensor frames =
+        x.contiguous().view({x.size(0) * growth, x.size(1) / growth, x.size(2), x.size(3)});
+    report_frames(observer, layer, at::upsample_nearest2d(frames, {2 * x.size(2), 2 * x.size(3)}), batch,
+                  growth);
 }
 
 } // namespace
@@ -95,25 +83,28 @@ TcDecoder::TcDecoder(const TensorMap &weights, const NetworkShape &shape, const 
             for (size_t k = 0; k < 3; k++)
                 stage.blocks[j].convs[k] = conv(concat("decoder.", first + j, ".conv.", 2 * k));
         stage.grow = conv(concat("decoder.", first + 4, ".conv"));
-        stage.conv = conv(concat("decoder.", first + 5));
-        stage.growth = i == 0 ? 1 : 2;
+        stage.upsample =
+            fold_upsampling(place.wide(weights.at(concat("decoder.", first + 4, ".conv.weight"))),
+                            place.wide(weights.at(concat("decoder.", first + 5, ".weight"))));
+        stage.upsample.weight = place(stage.upsample.weight).contiguous(layout);
     }
     output1_ = conv_or_identity("decoder.24", shape.decoder_channels[3]);
-    output2_ = conv("decoder.26");
+    // To [-1, 1] from the [0, 1] that it was trained to give.
+    output2_.weight = place(place.wide(weights.at("decoder.26.weight")).mul(2)).contiguous(layout);
+    output2_.bias = place(place.wide(weights.at("decoder.26.bias")).mul(2).sub(1));
 }
 
-at::Tensor TcDecoder::run_stage(size_t index, at::Tensor x, int64_t batch, TcDecoderState &state,
-                                const Observer &observer) const {
+at::Tensor TcDecoder::run_blocks(size_t index, at::Tensor x, int64_t batch, TcDecoderState &state,
+                                 const Observer &observer) const {
     const Stage &stage = stages_[index];
     const int64_t first_layer = static_cast<int64_t>(5 + 6 * index);
     for (size_t i = 0; i < stage.blocks.size(); i++) {
         at::Tensor &memory = state.memory[3 * index + i];
         const int64_t count = x.size(0) / batch;
         const at::Tensor last = x.slice(0, count - 1, std::nullopt, count);
-        // Frame t's past is frame t-1 as it came into this block.
-        const at::Tensor past = previous_frames(x, memory.defined() ? memory : at::zeros_like(last));
         const auto &convs = stage.blocks[i].convs;
-        at::Tensor y = conv2d(at::cat({x, past}, 1), convs[0], true);
+        // Frame t's past is frame t-1 as it came into this block.
+        at::Tensor y = conv2d_with_past(x, memory.defined() ? memory : at::zeros_like(last), convs[0]);
         y = conv2d(y, convs[1], true);
         y = conv2d(y, convs[2], true, x);
         memory = count == 1 ? x : last.clone(layout);
@@ -121,34 +112,33 @@ at::Tensor TcDecoder::run_stage(size_t index, at::Tensor x, int64_t batch, TcDec
         report_frames(observer, first_layer + static_cast<int64_t>(i), x, batch);
         observer.check_stop();
     }
-    // A 1x1 convolution commutes with nearest-neighbour upsampling: a quarter of the work before it.
-    x = conv2d(x, stage.grow);
     if (observer.listens())
-        report_frames(
-            observer, first_layer + 4,
-            at::upsample_nearest2d(x.contiguous().view({-1, x.size(1) / stage.growth, x.size(2), x.size(3)}),
-                                   {2 * x.size(2), 2 * x.size(3)}),
-            batch, stage.growth);
-    return split_frames(x, stage.growth);
+        report_growth(observer, first_layer + 4, conv2d(x, stage.grow), batch, stage.upsample.growth);
+    return x;
 }
 
-at::Tensor TcDecoder::paint(const at::Tensor &x, const Observer &observer) const {
-    const int64_t count = x.size(0), height = 2 * x.size(2), width = 2 * x.size(3),
-                  at_once = std::max<int64_t>(1, painted_pixels / (height * width));
-    at::Tensor out = at::empty({count, 3, height, width}, x.options());
-    for (int64_t begin = 0; begin < count; begin += at_once) {
-        const int64_t frames = std::min(at_once, count - begin);
-        at::Tensor y = at::upsample_nearest2d(x.narrow(0, begin, frames), {height, width});
-        if (observer.listens())
-            report_frames(observer, 22, conv2d(y, stages_.back().conv), 1);
-        y = conv2d(y, stages_.back().conv, true);
-        y = conv2d(y, output1_, true);
-        report_frames(observer, 25, y, 1);
-        out.narrow(0, begin, frames).copy_(conv2d(y, output2_));
-        observer.check_stop();
+void TcDecoder::paint(const at::Tensor &x, const at::Tensor &frames, const Observer &observer) const {
+    const UpsampleConvWeights &all = stages_.back().upsample;
+    const int64_t height = frames.size(2), width = frames.size(3),
+                  at_once = std::max<int64_t>(1, painted_pixels / (height * width)),
+                  images = std::max<int64_t>(1, at_once / all.growth),
+                  growth = at_once < all.growth ? 1 : all.growth, out = all.out_channels();
+    for (int64_t begin = 0; begin < x.size(0); begin += images) {
+        const at::Tensor some = x.narrow(0, begin, std::min(images, x.size(0) - begin));
+        for (int64_t frame = 0; frame < all.growth; frame += growth) {
+            const UpsampleConvWeights upsample = {all.weight.narrow(0, frame * 4 * out, growth * 4 * out),
+                                                  growth};
+            if (observer.listens())
+                report_frames(observer, 22, upsample_conv2d(some, upsample), 1);
+            at::Tensor y = upsample_conv2d(some, upsample, true);
+            y = conv2d(y, output1_, true);
+            report_frames(observer, 25, y, 1);
+            conv2d_to_planes(frames.narrow(0, begin * all.growth + frame, y.size(0)), y, output2_);
+            observer.check_stop();
+        }
     }
-    report_frames(observer, 26, out, 1);
-    return out;
+    if (observer.listens())
+        report_frames(observer, 26, to_unit_range(frames), 1);
 }
 
 at::Tensor TcDecoder::decode(const at::Tensor &latents, const at::Tensor &condition, TcDecoderState &state,
@@ -162,9 +152,11 @@ at::Tensor TcDecoder::decode(const at::Tensor &latents, const at::Tensor &condit
     observer("pixel_shuffle", frames);
 
     TcDecoderState after = state;
-    std::vector<at::Tensor> decoded;
+    const int64_t count = latents.size(2), height = condition.size(3), width = condition.size(4);
+    const at::Tensor decoded =
+        at::empty({count, batch * frames_per_latent, 3, height, width}, condition.options());
     // One latent frame at a time: at full size its four frames are most of the memory there is.
-    for (int64_t t = 0; t < latents.size(2); t++) {
+    for (int64_t t = 0; t < count; t++) {
         observer.check_stop();
         at::Tensor x = at::cat({frames.select(1, t), latents.select(2, t)}, 1).div_(3).tanh_().mul_(3);
         report_frames(observer, 0, x, batch);
@@ -173,21 +165,36 @@ at::Tensor TcDecoder::decode(const at::Tensor &latents, const at::Tensor &condit
         x = conv2d(x, input2_, true);
         report_frames(observer, 4, x, batch);
         for (size_t i = 0; i < stages_.size(); i++) {
-            x = run_stage(i, x, batch, after, observer);
+            x = run_blocks(i, x, batch, after, observer);
             if (i + 1 == stages_.size())
                 break;
-            x = conv2d(at::upsample_nearest2d(x, {2 * x.size(2), 2 * x.size(3)}), stages_[i].conv);
+            x = upsample_conv2d(x, stages_[i].upsample);
             report_frames(observer, static_cast<int64_t>(10 + 6 * i), x, batch);
         }
-        x = paint(x, observer);
-        decoded.push_back(x.view({batch, frames_per_latent, 3, x.size(2), x.size(3)}));
+        paint(x, decoded.select(0, t), observer);
     }
-    at::Tensor out = at::cat(decoded, 1);
+    at::Tensor out = decoded.view({count, batch, frames_per_latent, 3, height, width})
+                         .permute({1, 3, 0, 2, 4, 5})
+                         .reshape({batch, 3, count * frames_per_latent, height, width});
     if (first)
-        out = out.narrow(1, dropped_first_frames, out.size(1) - dropped_first_frames);
-    observer("out", out);
+        out = out.narrow(2, dropped_first_frames, out.size(2) - dropped_first_frames);
+    if (observer.listens())
+        observer("out", to_unit_range(out.transpose(1, 2)));
     state = std::move(after);
-    return out.transpose(1, 2).mul(2).sub_(1);
+    return out;
+}
+
+std::vector<at::Tensor> TcDecoder::weights() const {
+    std::vector<ConvWeights> convs = {input_, input2_, output1_, output2_};
+    for (const Stage &stage : stages_) {
+        for (const MemoryBlock &block : stage.blocks)
+            convs.insert(convs.end(), block.convs.begin(), block.convs.end());
+        convs.insert(convs.end(), {stage.grow, {stage.upsample.weight, {}}});
+    }
+    std::vector<at::Tensor> all;
+    for (const ConvWeights &conv : convs)
+        all.insert(all.end(), {conv.weight, conv.bias});
+    return all;
 }
 
 } // namespace flashvsr

@@ -10,6 +10,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <array>
+#include <vector>
 
 namespace flashvsr {
 
@@ -33,6 +34,9 @@ public:
     at::Tensor decode(const at::Tensor &latents, const at::Tensor &condition, TcDecoderState &state,
                       const Observer &observer = {}) const;
 
+    /// Every tensor that it keeps; some are undefined.
+    std::vector<at::Tensor> weights() const;
+
 private:
     struct MemoryBlock {
         std::array<ConvWeights, 3> convs;
@@ -40,15 +44,18 @@ private:
     /// Three memory blocks, then twice the size and `growth` times the frames.
     struct Stage {
         std::array<MemoryBlock, 3> blocks;
-        ConvWeights grow, conv; ///< (growth*C, C, 1, 1), (C', C, 3, 3)
-        int64_t growth;
+        UpsampleConvWeights upsample;
+        ConvWeights
+            grow; ///< (growth*C, C, 1, 1), part of `upsample`; for those who want to see what it gives
     };
 
-    /// A stage up to its frames, (B*n, C, h, w), at the size it began with.
-    at::Tensor run_stage(size_t index, at::Tensor x, int64_t batch, TcDecoderState &state,
-                         const Observer &observer) const;
-    /// The layers of full size: (N, C, h, w) -> (N, 3, 2h, 2w), in [0, 1].
-    at::Tensor paint(const at::Tensor &x, const Observer &observer) const;
+    /// A stage's blocks: (B*n, C, h, w) -> the same.
+    at::Tensor run_blocks(size_t index, at::Tensor x, int64_t batch, TcDecoderState &state,
+                          const Observer &observer) const;
+    /// The layers of full size.
+    /// @param x      (N, C, h, w)
+    /// @param frames (N*growth of the last stage, 3, 2h, 2w); overwritten
+    void paint(const at::Tensor &x, const at::Tensor &frames, const Observer &observer) const;
 
     ConvWeights input_, input2_, output1_, output2_;
     std::array<Stage, 3> stages_;

@@ -82,4 +82,16 @@ at::Tensor conv2d(const at::Tensor &x, const ConvWeights &weights, bool relu, co
     return FLASHVSR_DISPATCH(x, conv2d(x, weights, relu, residual));
 }
 
+at::Tensor conv2d_with_past(const at::Tensor &x, const at::Tensor &memory, const ConvWeights &weights) {
+    return FLASHVSR_DISPATCH(x, conv2d_with_past(x, memory, weights));
+}
+
+void conv2d_to_planes(const at::Tensor &out, const at::Tensor &x, const ConvWeights &weights) {
+    FLASHVSR_DISPATCH(x, conv2d_to_planes(out, x, weights));
+}
+
+at::Tensor upsample_conv2d(const at::Tensor &x, const UpsampleConvWeights &weights, bool relu) {
+    return FLASHVSR_DISPATCH(x, upsample_conv2d(x, weights, relu));
+}
+
 } // namespace flashvsr

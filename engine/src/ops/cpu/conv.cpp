@@ -5,6 +5,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <limits>
 
 namespace flashvsr::cpu {
 
@@ -13,6 +14,43 @@ at::Tensor conv2d(const at::Tensor &x, const ConvWeights &weights, bool relu, co
     if (residual.defined())
         y.add_(residual);
     return relu ? y.relu_() : y;
+}
+
+at::Tensor conv2d_with_past(const at::Tensor &x, const at::Tensor &memory, const ConvWeights &weights) {
+    return cpu::conv2d(stack_past(x, memory), weights, true, {});
+}
+
+void conv2d_to_planes(const at::Tensor &out, const at::Tensor &x, const ConvWeights &weights) {
+    out.copy_(cpu::conv2d(x, weights, false, {}));
+}
+
+at::Tensor upsample_conv2d(const at::Tensor &x, const UpsampleConvWeights &weights, bool relu) {
+    const int64_t images = x.size(0), growth = weights.growth, channels = weights.out_channels(),
+                  height = x.size(2), width = x.size(3);
+    // (N, h + 1, w + 1, growth, 4, out): each quarter leaves out another row and column.
+    const at::Tensor quarters =
+        at::conv2d(x, weights.weight, {}, 1, 1).contiguous(at::MemoryFormat::ChannelsLast);
+    at::Tensor result = at::empty({images * growth, channels, 2 * height, 2 * width},
+                                  x.options().memory_format(at::MemoryFormat::ChannelsLast));
+    const float *in = quarters.const_data_ptr<float>();
+    float *out = result.mutable_data_ptr<float>();
+    const float least = relu ? 0 : -std::numeric_limits<float>::infinity();
+    at::parallel_for(0, images * growth * 2 * height, 16, [&](int64_t begin, int64_t end) {
+        for (int64_t line = begin; line < end; line++) {
+            const int64_t image = line / (2 * height), y = line % (2 * height), row = y % 2;
+            const float *from = in + (((image / growth * (height + 1) + y / 2 + row) * (width + 1)) * growth +
+                                      image % growth) *
+                                         4 * channels;
+            float *to = out + line * 2 * width * channels;
+            for (int64_t i = 0; i < 2 * width; i++, to += channels) {
+                const int64_t col = i % 2;
+                const float *pixel = from + ((i / 2 + col) * growth * 4 + 2 * row + col) * channels;
+                for (int64_t c = 0; c < channels; c++)
+                    to[c] = pixel[c] < least ? least : pixel[c];
+            }
+        }
+    });
+    return result;
 }
 
 at::Tensor stack_frames(const at::Tensor &frames, const at::Tensor &sources) {

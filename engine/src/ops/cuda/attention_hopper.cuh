@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
-#include "ops/cuda/attention_hopper_ptx.cuh"
 #include "ops/cuda/attention_kernels.cuh"
-
-#include <cuda.h>
+#include "ops/cuda/hopper.cuh"
 
 #include <algorithm>
 
@@ -52,26 +50,6 @@ struct Shared {
     Barrier draw; // the loader is near the end of a list
     Work work[work_slots];
 };
-
-/// Where a warp is in a ring of slots; parity is that of the slot's filling.
-template <int slots> struct Position {
-    int slot = 0;
-    uint32_t parity = 0;
-
-    __device__ void advance() {
-        if (++slot == slots) {
-            slot = 0;
-            parity ^= 1;
-        }
-    }
-};
-
-/// The warp is done with what the barrier guards.
-__device__ inline void release(Barrier &barrier) {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0)
-        barrier.arrive();
-}
 
 /// The windows of a block, found by one warp. The first ones go to the blocks one each. The others follow in
 /// waves of as many as there are blocks, so that those of a head run together and find its keys in the L2
@@ -466,7 +444,7 @@ __global__ void __launch_bounds__(threads, 1)
             shared.work_empty[i].init(1 + multiplier_warps);
         }
         shared.draw.init(1);
-        fence_barrier_init();
+        fence_shared();
     }
     __syncthreads();
 
@@ -483,38 +461,11 @@ __global__ void __launch_bounds__(threads, 1)
     }
 }
 
-/// The driver's encoder of tensor maps, found at run time so that nothing links against the driver.
-using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
-
-inline EncodeTiled find_encoder() {
-    void *function = nullptr;
-    cudaDriverEntryPointQueryResult found{};
-#if CUDART_VERSION >= 12050
-    const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                                               cudaEnableDefault, &found);
-#else
-    const cudaError_t error =
-        cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found);
-#endif
-    return error == cudaSuccess && found == cudaDriverEntryPointSuccess
-               ? reinterpret_cast<EncodeTiled>(function)
-               : nullptr;
-}
-
 /// Map of (heads, rows, 128), 16-bit, in boxes of 128 rows x 64 columns.
 inline cudaError_t encode(CUtensorMap &map, const void *base, Element element, int64_t heads, int64_t rows,
                           int64_t head_stride) {
-    static const EncodeTiled encode_tiled = find_encoder();
-    if (encode_tiled == nullptr)
-        return cudaErrorNotSupported;
-    const cuuint64_t sizes[3] = {head_dim, static_cast<cuuint64_t>(rows), static_cast<cuuint64_t>(heads)};
-    const cuuint64_t strides[2] = {head_dim * 2, static_cast<cuuint64_t>(head_stride) * 2};
-    const cuuint32_t box[3] = {64, window_tokens, 1}, steps[3] = {1, 1, 1};
-    const CUresult result = encode_tiled(
-        &map, element == Element::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-        3, const_cast<void *>(base), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-        CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+    return encode_map<3>(map, base, element, {head_dim, rows, heads}, {head_dim, head_stride},
+                         {64, window_tokens, 1});
 }
 
 template <class T, class Policy> cudaError_t launch(const AttentionArgs &args, cudaStream_t stream) {

@@ -2,12 +2,9 @@
 #pragma once
 
 #include "ops/cuda/attention_launch.h"
-
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+#include "ops/cuda/element.cuh"
 
 #include <cmath>
-#include <type_traits>
 
 namespace flashvsr::cuda {
 
@@ -46,23 +43,6 @@ __device__ inline float exp2_fast(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
-}
-
-/// Two fp32 values as one register of two 16-bit values, the first in the low half.
-template <class T> __device__ inline uint32_t pack(float low, float high) {
-    uint32_t packed;
-    if constexpr (std::is_same_v<T, __nv_bfloat16>)
-        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-    else
-        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-    return packed;
-}
-
-/// The four 8x8 matrices at the rows that the lanes point to, one register each.
-__device__ inline void load_matrices(uint32_t (&r)[4], uint32_t row_address) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(row_address));
 }
 
 /// Reduce over the four lanes that share a row of an accumulator.

@@ -7,6 +7,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 namespace flashvsr::cuda {
 
@@ -66,6 +67,38 @@ template <typename T> __device__ T warp_sum(T v) {
     for (int offset = 16; offset > 0; offset /= 2)
         v += __shfl_xor_sync(0xFFFFFFFFU, v, offset);
     return v;
+}
+
+/// The greatest over a warp, in every lane.
+__device__ inline double warp_max(double v) {
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2)
+        v = fmax(v, __shfl_xor_sync(0xFFFFFFFFU, v, offset));
+    return v;
+}
+
+/// Two fp32 values as one register of two 16-bit values, the first in the low half.
+template <class T> __device__ inline uint32_t pack(float low, float high) {
+    uint32_t packed;
+    if constexpr (std::is_same_v<T, __nv_bfloat16>)
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    else
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    return packed;
+}
+
+template <class T> __device__ inline float2 unpack(uint32_t packed) {
+    if constexpr (std::is_same_v<T, __nv_bfloat16>)
+        return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162 &>(packed));
+    else
+        return __half22float2(reinterpret_cast<const __half2 &>(packed));
+}
+
+/// The four 8x8 matrices at the rows that the lanes point to, one register each.
+__device__ inline void load_matrices(uint32_t (&r)[4], uint32_t row_address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(row_address));
 }
 
 inline unsigned blocks_for(int64_t count, int64_t per_block) {

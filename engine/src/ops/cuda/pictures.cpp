@@ -15,24 +15,6 @@ AxisTaps axis_taps(const ResampleTaps &taps) {
 
 } // namespace
 
-at::Tensor conv2d(const at::Tensor &x, const ConvWeights &weights, bool relu, const at::Tensor &residual) {
-    const int64_t padding = weights.weight.size(2) / 2;
-    const std::array<int64_t, 2> stride = {1, 1}, pad = {padding, padding}, dilation = {1, 1};
-    // Fused where there is something to fuse and tensor cores to do it.
-    if (relu && x.scalar_type() != at::kFloat) {
-        const std::optional<at::Tensor> bias =
-            weights.bias.defined() ? std::optional(weights.bias) : std::nullopt;
-        return residual.defined()
-                   ? at::cudnn_convolution_add_relu(x, weights.weight, residual, std::nullopt, bias, stride,
-                                                    pad, dilation, 1)
-                   : at::cudnn_convolution_relu(x, weights.weight, bias, stride, pad, dilation, 1);
-    }
-    at::Tensor y = at::conv2d(x, weights.weight, weights.bias, stride, pad);
-    if (residual.defined())
-        y.add_(residual);
-    return relu ? y.relu_() : y;
-}
-
 at::Tensor resample_columns(const at::Tensor &rows, const ResampleTaps &taps) {
     at::Tensor out = at::empty({rows.size(0), taps.weight.size(0)}, rows.options());
     check(resample_columns(rows.const_data_ptr<float>(), out.mutable_data_ptr<float>(), rows.size(0),

@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
+#include "ops/cuda/attention_launch.h"
+
+#include <cuda.h>
 #include <cuda_bf16.h>
 
+#include <array>
 #include <cstdint>
 #include <type_traits>
 
-/// Hopper's instructions (PTX ISA, sm_90a) as functions. Shared-memory addresses are 32-bit.
+/// Hopper's instructions (PTX ISA, sm_90a) as functions, and what its kernels share. Shared-memory addresses
+/// are 32-bit.
 namespace flashvsr::cuda::hopper {
 
 __device__ inline uint32_t shared_address(const void *pointer) {
@@ -47,8 +52,28 @@ private:
     uint64_t state_;
 };
 
-/// Make barriers' initialisation visible to the copy engine.
-__device__ inline void fence_barrier_init() {
+/// Where a warp is in a ring of slots; parity is that of the slot's filling.
+template <int slots> struct Position {
+    int slot = 0;
+    uint32_t parity = 0;
+
+    __device__ void advance() {
+        if (++slot == slots) {
+            slot = 0;
+            parity ^= 1;
+        }
+    }
+};
+
+/// The warp is done with what the barrier guards.
+__device__ inline void release(Barrier &barrier) {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0)
+        barrier.arrive();
+}
+
+/// Make this thread's writes to shared memory, initialised barriers too, visible to the copy engine.
+__device__ inline void fence_shared() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
@@ -57,6 +82,38 @@ __device__ inline void copy_box(uint32_t to, const void *map, const Barrier &bar
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, "
                  "{%3, %4, %5}], [%2];" ::"r"(to),
                  "l"(map), "r"(barrier.address()), "r"(x), "r"(y), "r"(z)
+                 : "memory");
+}
+
+/// The same for a 4-D tensor map.
+__device__ inline void copy_box(uint32_t to, const void *map, const Barrier &barrier, int x, int y, int z,
+                                int w) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, "
+                 "{%3, %4, %5, %6}], [%2];" ::"r"(to),
+                 "l"(map), "r"(barrier.address()), "r"(x), "r"(y), "r"(z), "r"(w)
+                 : "memory");
+}
+
+/// Start copying from shared memory to a box of a 4-D tensor map; what lies beyond its edges is left out.
+/// Writes to that shared memory must have been fenced for the copy engine.
+__device__ inline void store_box(const void *map, uint32_t from, int x, int y, int z, int w) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(map),
+        "r"(from), "r"(x), "r"(y), "r"(z), "r"(w)
+        : "memory");
+}
+__device__ inline void commit_stores() {
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+/// Wait until shared memory has been read by all of this thread's committed stores.
+__device__ inline void wait_stores_read() {
+    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
+/// Store four 8x8 matrices, one register each, to the rows that the lanes point to.
+__device__ inline void store_matrices(uint32_t row_address, const uint32_t (&r)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row_address),
+                 "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
                  : "memory");
 }
 
@@ -102,13 +159,15 @@ template <class T, int n> __device__ inline void pin(T (&registers)[n]) {
             asm volatile("" : "+r"(registers[i])::"memory");
 }
 
-/// Matrix descriptor of a tile in 128-byte swizzled rows of 64 16-bit elements, groups of 8 rows 1024 bytes
-/// apart.
+/// Matrix descriptor of a tile in 128-byte swizzled rows of 64 16-bit elements. The swizzle is a function of
+/// the address, so a tile may begin at any row of what one copy wrote.
 /// @param column_bytes between the first 64 columns and the next; unused where rows are the product's N or M
-__device__ inline uint64_t swizzled_tile(uint32_t address, uint32_t column_bytes) {
+/// @param group_bytes  between groups of 8 rows
+__device__ inline uint64_t swizzled_tile(uint32_t address, uint32_t column_bytes,
+                                         uint32_t group_bytes = 1024) {
     constexpr uint64_t swizzle_128 = 1;
     return uint64_t((address & 0x3FFFF) >> 4) | uint64_t(column_bytes >> 4) << 16 |
-           uint64_t(1024 >> 4) << 32 | swizzle_128 << 62;
+           uint64_t(group_bytes >> 4) << 32 | swizzle_128 << 62;
 }
 
 #define FLASHVSR_ACCUMULATORS_8(d, i)                                                                        \
@@ -140,6 +199,25 @@ __device__ inline void multiply_shared(float (&d)[64], uint64_t a, uint64_t b, i
                      : "l"(a), "l"(b), "r"(accumulate));
 }
 
+/// d (64 x 8) = a (64 x 16) b^T (16 x 8) + (accumulate ? d : 0)
+template <class T>
+__device__ inline void multiply_shared(float (&d)[4], uint64_t a, uint64_t b, int accumulate) {
+    if constexpr (std::is_same_v<T, __nv_bfloat16>)
+        asm volatile(
+            "{\n.reg .pred add;\nsetp.ne.b32 add, %6, 0;\n"
+            "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, %1, %2, %3}, %4, %5, add, 1, 1, 0, "
+            "0;\n}"
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+            : "l"(a), "l"(b), "r"(accumulate));
+    else
+        asm volatile(
+            "{\n.reg .pred add;\nsetp.ne.b32 add, %6, 0;\n"
+            "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {%0, %1, %2, %3}, %4, %5, add, 1, 1, 0, "
+            "0;\n}"
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+            : "l"(a), "l"(b), "r"(accumulate));
+}
+
 /// d (64 x 128) += a (64 x 16) b (16 x 128), a in registers.
 template <class T> __device__ inline void multiply_registers(float (&d)[64], const uint32_t *a, uint64_t b) {
     if constexpr (std::is_same_v<T, __nv_bfloat16>)
@@ -155,5 +233,49 @@ template <class T> __device__ inline void multiply_registers(float (&d)[64], con
 #undef FLASHVSR_WGMMA
 #undef FLASHVSR_ACCUMULATORS
 #undef FLASHVSR_ACCUMULATORS_8
+
+/// The driver's encoder of tensor maps, found at run time so that nothing links against the driver.
+using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
+
+inline EncodeTiled find_encoder() {
+    void *function = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+#if CUDART_VERSION >= 12050
+    const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
+                                                               cudaEnableDefault, &found);
+#else
+    const cudaError_t error =
+        cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found);
+#endif
+    return error == cudaSuccess && found == cudaDriverEntryPointSuccess
+               ? reinterpret_cast<EncodeTiled>(function)
+               : nullptr;
+}
+
+/// Map of a 16-bit tensor of 64-element rows that the copy engine swizzles, zeros beyond its edges.
+/// @param sizes, box innermost first
+/// @param strides    elements, of all dimensions but the innermost
+template <size_t rank>
+cudaError_t encode_map(CUtensorMap &map, const void *base, Element element, std::array<int64_t, rank> sizes,
+                       std::array<int64_t, rank - 1> strides, std::array<int, rank> box) {
+    static const EncodeTiled encode_tiled = find_encoder();
+    if (encode_tiled == nullptr)
+        return cudaErrorNotSupported;
+    cuuint64_t lengths[rank], stride_bytes[rank - 1];
+    cuuint32_t box_lengths[rank], steps[rank];
+    for (size_t i = 0; i < rank; i++) {
+        lengths[i] = static_cast<cuuint64_t>(sizes[i]);
+        box_lengths[i] = static_cast<cuuint32_t>(box[i]);
+        steps[i] = 1;
+        if (i + 1 < rank)
+            stride_bytes[i] = static_cast<cuuint64_t>(strides[i]) * 2;
+    }
+    const CUresult result = encode_tiled(
+        &map, element == Element::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        rank, const_cast<void *>(base), lengths, stride_bytes, box_lengths, steps,
+        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
 
 } // namespace flashvsr::cuda::hopper

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "ops/cuda/backend.h"
+#include "ops/cuda/conv_launch.h"
+#include "ops/cuda/ops.h"
+
+#include <ATen/ATen.h>
+
+#include <array>
+
+namespace flashvsr::cuda {
+
+namespace {
+
+constexpr at::MemoryFormat layout = at::MemoryFormat::ChannelsLast;
+
+/// A convolution of x (N, in, h, w), channels-last, by weights of `out_channels`.
+ConvArgs arguments(ConvKind kind, const at::Tensor &x, const at::Tensor &weight, int64_t out_channels) {
+    ConvArgs args{};
+    args.kind = kind;
+    args.element = element_of(x);
+    args.images = static_cast<int>(x.size(0));
+    args.height = static_cast<int>(x.size(2));
+    args.width = static_cast<int>(x.size(3));
+    args.in_channels = static_cast<int>(x.size(1));
+    args.out_channels = static_cast<int>(out_channels);
+    args.x = x.const_data_ptr();
+    args.frames = args.growth = 1;
+    args.weight = weight.const_data_ptr();
+    return args;
+}
+
+const void *data_or_null(const at::Tensor &tensor) {
+    return tensor.defined() ? tensor.const_data_ptr() : nullptr;
+}
+
+at::Tensor cudnn(const at::Tensor &x, const ConvWeights &weights, bool relu, const at::Tensor &residual) {
+    const int64_t padding = weights.weight.size(2) / 2;
+    const std::array<int64_t, 2> stride = {1, 1}, pad = {padding, padding}, dilation = {1, 1};
+    // Fused where there is something to fuse and tensor cores to do it.
+    if (relu && x.scalar_type() != at::kFloat) {
+        const std::optional<at::Tensor> bias =
+            weights.bias.defined() ? std::optional(weights.bias) : std::nullopt;
+        return residual.defined()
+                   ? at::cudnn_convolution_add_relu(x, weights.weight, residual, std::nullopt, bias, stride,
+                                                    pad, dilation, 1)
+                   : at::cudnn_convolution_relu(x, weights.weight, bias, stride, pad, dilation, 1);
+    }
+    at::Tensor y = at::conv2d(x, weights.weight, weights.bias, stride, pad);
+    if (residual.defined())
+        y.add_(residual);
+    return relu ? y.relu_() : y;
+}
+
+} // namespace
+
+at::Tensor conv2d(const at::Tensor &x, const ConvWeights &weights, bool relu, const at::Tensor &residual) {
+    const at::Tensor pixels = x.contiguous(layout),
+                     added = residual.defined() ? residual.contiguous(layout) : residual;
+    ConvArgs args = arguments(ConvKind::same, pixels, weights.weight, weights.weight.size(0));
+    args.bias = data_or_null(weights.bias);
+    args.residual = data_or_null(added);
+    args.relu = relu;
+    if (weights.weight.size(2) != 3 || !conv_hopper_pays(args))
+        return cudnn(x, weights, relu, residual);
+    at::Tensor out = at::empty({x.size(0), weights.weight.size(0), x.size(2), x.size(3)},
+                               x.options().memory_format(layout));
+    args.out = out.mutable_data_ptr();
+    check(conv_hopper(args, current_stream()), "a convolution");
+    return out;
+}
+
+at::Tensor conv2d_with_past(const at::Tensor &x, const at::Tensor &memory, const ConvWeights &weights) {
+    const at::Tensor pixels = x.contiguous(layout), before = memory.contiguous(layout);
+    ConvArgs args = arguments(ConvKind::same, pixels, weights.weight, weights.weight.size(0));
+    args.memory = before.const_data_ptr();
+    args.frames = static_cast<int>(x.size(0) / memory.size(0));
+    args.bias = data_or_null(weights.bias);
+    args.relu = true;
+    if (weights.weight.size(2) != 3 || !conv_hopper_pays(args))
+        return cudnn(stack_past(x, memory), weights, true, {});
+    at::Tensor out = at::empty({x.size(0), weights.weight.size(0), x.size(2), x.size(3)},
+                               x.options().memory_format(layout));
+    args.out = out.mutable_data_ptr();
+    check(conv_hopper(args, current_stream()), "a memory block's convolution");
+    return out;
+}
+
+void conv2d_to_planes(const at::Tensor &out, const at::Tensor &x, const ConvWeights &weights) {
+    const at::Tensor pixels = x.contiguous(layout);
+    ConvArgs args = arguments(ConvKind::planar, pixels, weights.weight, weights.weight.size(0));
+    args.bias = data_or_null(weights.bias);
+    args.out = out.mutable_data_ptr();
+    args.image_stride = out.stride(0);
+    if (weights.weight.size(2) != 3 || !conv_hopper_pays(args)) {
+        out.copy_(cudnn(x, weights, false, {}));
+        return;
+    }
+    check(conv_hopper(args, current_stream()), "a convolution to planes");
+}
+
+at::Tensor upsample_conv2d(const at::Tensor &x, const UpsampleConvWeights &weights, bool relu) {
+    const int64_t images = x.size(0), growth = weights.growth, channels = weights.out_channels(),
+                  height = x.size(2), width = x.size(3);
+    const at::Tensor pixels = x.contiguous(layout);
+    at::Tensor out =
+        at::empty({images * growth, channels, 2 * height, 2 * width}, x.options().memory_format(layout));
+    ConvArgs args = arguments(ConvKind::doubled, pixels, weights.weight, channels);
+    args.growth = static_cast<int>(growth);
+    args.out = out.mutable_data_ptr();
+    args.relu = relu;
+    if (conv_hopper_pays(args)) {
+        check(conv_hopper(args, current_stream()), "an upsampling convolution");
+        return out;
+    }
+    // One row and column more than the picture has: each quarter leaves out another.
+    const at::Tensor quarters = cudnn(pixels, {weights.weight, {}}, relu, {});
+    for (int64_t i = 0; i < 4 * growth; i++) {
+        const int64_t frame = i / 4, row = i / 2 % 2, col = i % 2;
+        out.slice(0, frame, std::nullopt, growth)
+            .slice(2, row, std::nullopt, 2)
+            .slice(3, col, std::nullopt, 2)
+            .copy_(quarters.narrow(1, i * channels, channels).narrow(2, row, height).narrow(3, col, width));
+    }
+    return out;
+}
+
+} // namespace flashvsr::cuda
