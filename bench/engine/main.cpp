@@ -4,6 +4,7 @@
 // a steady chunk.
 
 #include "error.h"
+#include "kernel_trace.h"
 #include "part_timer.h"
 #include "pipeline/device_list.h"
 #include "pipeline/pipeline.h"
@@ -19,6 +20,7 @@
 #include <chrono>
 #include <cstdio>
 #include <fstream>
+#include <optional>
 #include <random>
 
 #include <getopt.h>
@@ -52,11 +54,13 @@ frames and gives 8; and peak memory.
   --tile-batch N           tiles in a step; 0: adaptive (default 1)
   --multi-gpu MODE         0, frames or tiles (default 0)
   --sparse-ratio X         (default 2)
+  --trace FILE             list the kernels of a steady chunk on a GPU by time; the file gets every one of
+                           some chunks, for Chrome's trace viewer or Perfetto
   --json FILE              write the figures as JSON too; - is standard output
 )";
 
 struct Arguments {
-    std::string model, random, device = "auto", precision, json, multi_gpu = "0";
+    std::string model, random, device = "auto", precision, trace, json, multi_gpu = "0";
     Size output{1280, 768};
     double scale = 4, sparse_ratio = 2;
     int64_t frames = 89, runs = 2, tile = 0, tile_overlap = 24, tile_batch = 1;
@@ -80,7 +84,7 @@ Size size(const char *option, const std::string &text) {
 Arguments parse(int argc, char **argv) {
     constexpr std::array names = {"model",      "random",    "output",       "scale", "device",
                                   "precision",  "frames",    "runs",         "tile",  "tile-overlap",
-                                  "tile-batch", "multi-gpu", "sparse-ratio", "json"};
+                                  "tile-batch", "multi-gpu", "sparse-ratio", "trace", "json"};
     std::vector<option> options;
     for (const char *name : names)
         options.push_back({name, required_argument, nullptr, 0});
@@ -122,6 +126,8 @@ Arguments parse(int argc, char **argv) {
             arguments.multi_gpu = value;
         else if (name == "sparse-ratio")
             arguments.sparse_ratio = number<double>("sparse-ratio", value, 0);
+        else if (name == "trace")
+            arguments.trace = value;
         else
             arguments.json = value;
     }
@@ -245,34 +251,62 @@ struct ChunkFigures {
     int64_t peak_bytes = 0;
 };
 
+/// A stream on one device that is past its first, longer chunks.
+class SteadyStream {
+public:
+    SteadyStream(const PipelineOptions &options, const WorkerDevice &device,
+                 const std::vector<PicturePtr> &pictures, const Log &log)
+        : device_(device.model->placement.device), stream_(device.model, options.stream, device.memory, log),
+          pictures_(pictures) {
+        constexpr int warm_up = 3;
+        run(warm_up);
+    }
+
+    /// Chunks one behind the other, as in a pipeline: the pictures of one come down while the next is made.
+    void run(int chunks) {
+        std::optional<Download> under_way;
+        for (int i = 0; i < chunks; i++) {
+            const Download next = step();
+            if (under_way)
+                under_way->wait();
+            under_way.emplace(next);
+        }
+        under_way->wait();
+    }
+
+    /// The next chunk, from pictures in host memory on; its pictures are on their way back.
+    Download step(const Observer &observer = {}) {
+        std::vector<at::Tensor> frames;
+        for (int64_t count = stream_.frames_wanted(); count > 0; count--)
+            frames.push_back(pictures_[next_++ % pictures_.size()]->to_tensor(device_));
+        return Download(stream_.step(frames, observer));
+    }
+
+private:
+    const at::Device device_;
+    FrameStream stream_;
+    const std::vector<PicturePtr> &pictures_;
+    size_t next_ = 0;
+};
+
 /// A steady chunk on one device: median over a few.
 ChunkFigures measure_chunk(const PipelineOptions &options, const WorkerDevice &device,
                            const std::vector<PicturePtr> &pictures, const Log &log) {
-    constexpr int warm_up = 3, chunks = 9;
+    constexpr int chunks = 9;
     const at::Device place = device.model->placement.device;
     const DeviceScope scope(place);
     const MemoryMeter memory(place);
-    FrameStream stream(device.model, options.stream, device.memory, log);
+    SteadyStream stream(options, device, pictures, log);
     bench::PartTimer timer(place);
     std::vector<double> times;
     ChunkFigures figures;
-    int64_t next = 0;
-    const auto step = [&](const Observer &observer) {
-        std::vector<at::Tensor> frames;
-        for (int64_t count = stream.frames_wanted(); count > 0; count--)
-            frames.push_back(pictures[next++ % pictures.size()]->to_tensor());
-        return Download(stream.step(frames, observer));
-    };
-    for (int i = 0; i < warm_up; i++)
-        step({}).wait();
-    synchronize(place);
     Observer marks;
     marks.part = [&](std::string_view part) { timer.enter(part); };
     for (int i = 0; i < 2 * chunks; i++) {
         const bool by_part = i % 2 == 1;
         if (!by_part)
             timer.enter("chunk");
-        const Download pictures_down = step(by_part ? marks : Observer{});
+        const Download pictures_down = stream.step(by_part ? marks : Observer{});
         timer.enter("");
         pictures_down.wait();
         std::map<std::string, double> parts = timer.take_milliseconds();
@@ -286,6 +320,33 @@ ChunkFigures measure_chunk(const PipelineOptions &options, const WorkerDevice &d
     figures.milliseconds = times[chunks / 2];
     figures.peak_bytes = memory.peak_bytes();
     return figures;
+}
+
+/// The kernels of a steady chunk: mean over a few.
+nlohmann::json print_kernels(const PipelineOptions &options, const WorkerDevice &device,
+                             const std::vector<PicturePtr> &pictures, const std::string &file,
+                             const Log &log) {
+    constexpr int chunks = 4;
+    const at::Device place = device.model->placement.device;
+    if (place.is_cpu())
+        fail(EINVAL, "--trace needs a GPU, the device is ", device.name);
+    const DeviceScope scope(place);
+    SteadyStream stream(options, device, pictures, log);
+    const bench::TraceFigures trace = bench::trace_kernels([&] { stream.run(chunks); }, file);
+    nlohmann::json json = {{"chunk_ms", trace.milliseconds / chunks},
+                           {"busy_ms", trace.busy_milliseconds / chunks}};
+    std::printf("kernels of a steady chunk: busy %.2f ms of %.2f, idle %.1f %%\n",
+                trace.busy_milliseconds / chunks, trace.milliseconds / chunks,
+                100 * (1 - trace.busy_milliseconds / trace.milliseconds));
+    std::printf("  %9s %8s %7s  %s\n", "ms", "calls", "share", "name");
+    for (const bench::KernelFigures &kernel : trace.kernels) {
+        const double milliseconds = kernel.milliseconds / chunks,
+                     calls = static_cast<double>(kernel.calls) / chunks;
+        std::printf("  %9.3f %8.2f %5.1f %%  %s\n", milliseconds, calls,
+                    100 * kernel.milliseconds / trace.milliseconds, kernel.name.c_str());
+        json["kernels"].push_back({{"name", kernel.name}, {"ms", milliseconds}, {"calls", calls}});
+    }
+    return json;
 }
 
 double mebibytes(int64_t bytes) {
@@ -373,6 +434,8 @@ void measure(const Arguments &arguments) {
                     mebibytes(devices.front().model->bytes));
         json["device_peak_mib"] = mebibytes(device_peak);
     }
+    if (!arguments.trace.empty())
+        json["trace"] = print_kernels(options, devices.front(), pictures, arguments.trace, log);
     std::printf("peak host memory: %.0f MiB\n", mebibytes(peak_resident_bytes()));
     json["host_peak_mib"] = mebibytes(peak_resident_bytes());
     if (!arguments.json.empty())

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "frame/held_picture.h"
 
+#include "ops/device.h"
+#include "ops/levels.h"
+
+#include <ATen/ATen.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -32,7 +37,7 @@ template <typename Sample> double sampled_difference(const FlashVSRFrame &a, con
 
 HeldPicture::HeldPicture(const FlashVSRFrame &frame) : frame_(frame) {
     check_picture(frame, frame.width, frame.height);
-    const int64_t sample_bytes = frame.depth == 8 ? 1 : frame.depth == 32 ? 4 : 2;
+    const auto sample_bytes = static_cast<int64_t>(c10::elementSize(component_type(frame.depth)));
     const int64_t row_bytes = frame.width * sample_bytes;
     bytes_.resize(planes * frame.height * row_bytes);
     unsigned char *to = bytes_.data();
@@ -43,6 +48,14 @@ HeldPicture::HeldPicture(const FlashVSRFrame &frame) : frame_(frame) {
             std::memcpy(to, static_cast<const char *>(frame.data[plane]) + y * frame.stride[plane],
                         row_bytes);
     }
+}
+
+at::Tensor HeldPicture::to_tensor(const at::Device &device) const {
+    if (device.is_cpu())
+        return picture_to_tensor(frame_);
+    const at::Tensor levels =
+        at::from_blob(frame_.data[0], {planes, frame_.height, frame_.width}, component_type(frame_.depth));
+    return pixels_from_levels(upload(levels, device), frame_.depth);
 }
 
 double HeldPicture::difference(const HeldPicture &other) const {

@@ -17,8 +17,9 @@ public:
     HeldPicture(const HeldPicture &) = delete; // its planes point into its own bytes
     HeldPicture &operator=(const HeldPicture &) = delete;
 
-    /// (3, height, width) in [-1, 1]
-    at::Tensor to_tensor() const { return picture_to_tensor(frame_); }
+    /// (3, height, width) fp32 in [-1, 1] on the device. Only the picture's own bytes cross the bus to a GPU,
+    /// which converts them to the same bits; that is queued.
+    at::Tensor to_tensor(const at::Device &device = at::kCPU) const;
 
     /// Mean absolute difference of the green planes, percent of white: how much of the picture changed.
     double difference(const HeldPicture &other) const;

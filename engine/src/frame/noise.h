@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
-#include <array>
-#include <cstdint>
+#include "ops/noise.h"
 
 namespace flashvsr {
 
@@ -15,10 +12,6 @@ struct Rect {
     int64_t height = 0;
     int64_t width = 0;
 };
-
-/// Philox4x32 with ten rounds: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3",
-/// SC 2011. Four random words, a pure function of counter and key.
-std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
 
 /// Standard normal noise (16, latents, region.height, region.width) float32 for the latent frames from
 /// `first_latent` on. Each value is a pure function of (seed, latent frame t, channel c, y, x) in coordinates
@@ -31,8 +24,10 @@ std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<u
 ///     value  = radius * (cos(angle) for even c, sin(angle) for odd c)
 ///
 /// Logarithm, sine and cosine are polynomials in float32 of additions and multiplications that are rounded
-/// one by one, and no library function but sqrt is called: the bits are the same on every machine whose
-/// compiler does not contract them. Throws EINVAL for a negative coordinate, or one past 2^32. Thread-safe.
-at::Tensor position_noise(uint64_t seed, int64_t first_latent, int64_t latents, Rect region);
+/// one by one, and no library function but sqrt is called: the bits are the same on every device and on every
+/// machine whose compiler does not contract them. Made where it is wanted: on a GPU, queued. Throws EINVAL
+/// for a negative coordinate, or one past 2^32. Thread-safe.
+at::Tensor position_noise(uint64_t seed, int64_t first_latent, int64_t latents, Rect region,
+                          const at::Device &device = at::kCPU);
 
 } // namespace flashvsr

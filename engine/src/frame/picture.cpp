@@ -2,55 +2,34 @@
 #include "frame/picture.h"
 
 #include "error.h"
+#include "ops/level_pixels.h"
+#include "ops/levels.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 
-#include <cmath>
+#include <algorithm>
 #include <cstdlib>
 
 namespace flashvsr {
 namespace {
 
 constexpr int planes = 3;
-constexpr int float_depth = 32;
 // Rows below this many pixels a task cost more to hand out than to convert.
 constexpr int64_t pixels_per_task = 32768;
 
 int component_bytes(int depth) {
-    return depth == 8 ? 1 : depth == float_depth ? 4 : 2;
+    return static_cast<int>(c10::elementSize(component_type(depth)));
 }
 
-// Comparisons that are false for NaN, so that NaN ends at 0; they compile to min and max instructions.
-float clamp01(float v) {
-    v = v > 0.0f ? v : 0.0f;
-    return v < 1.0f ? v : 1.0f;
-}
-
-template <typename Level> void read_row(const Level *from, float *to, int64_t width, int white) {
-    const auto scale = static_cast<float>(white);
-    for (int64_t x = 0; x < width; x++) {
-        const int level = from[x] < white ? from[x] : white;
-        to[x] = static_cast<float>(level) / scale * 2.0f - 1.0f;
-    }
-}
-
-void read_row(const float *from, float *to, int64_t width) {
+template <typename Component> void read_row(const Component *from, float *to, int64_t width, int white) {
     for (int64_t x = 0; x < width; x++)
-        to[x] = clamp01(from[x]) * 2.0f - 1.0f;
+        to[x] = levels::to_pixel(from[x], white);
 }
 
-template <typename Level> void write_row(const float *from, Level *to, int64_t width, int white) {
-    const auto scale = static_cast<float>(white);
+template <typename Component> void write_row(const float *from, Component *to, int64_t width, int white) {
     for (int64_t x = 0; x < width; x++)
-        // What is rounded is at least 0, and lround() would keep the loop from being vectorized.
-        // NOLINTNEXTLINE(bugprone-incorrect-roundings)
-        to[x] = static_cast<Level>(static_cast<int>(clamp01((from[x] + 1.0f) * 0.5f) * scale + 0.5f));
-}
-
-void write_row(const float *from, float *to, int64_t width) {
-    for (int64_t x = 0; x < width; x++)
-        to[x] = clamp01((from[x] + 1.0f) * 0.5f);
+        to[x] = levels::from_pixel<Component>(from[x], white);
 }
 
 template <typename Component> Component *row_of(const FlashVSRFrame &frame, int64_t plane, int64_t y) {
@@ -104,13 +83,13 @@ at::Tensor picture_to_tensor(const FlashVSRFrame &frame) {
     const int64_t width = frame.width;
     at::Tensor pixels = at::empty({planes, height, width}, at::kFloat);
     float *const to = pixels.data_ptr<float>();
-    const int white = frame.depth == float_depth ? 1 : (1 << frame.depth) - 1;
+    const int white = white_level(frame.depth);
     for_each_row(height, width, [&](int64_t plane, int64_t y) {
         float *const row = to + (plane * height + y) * width;
         if (frame.depth == 8)
             read_row(row_of<const uint8_t>(frame, plane, y), row, width, white);
         else if (frame.depth == float_depth)
-            read_row(row_of<const float>(frame, plane, y), row, width);
+            read_row(row_of<const float>(frame, plane, y), row, width, white);
         else
             read_row(row_of<const uint16_t>(frame, plane, y), row, width, white);
     });
@@ -126,15 +105,31 @@ void tensor_to_picture(const at::Tensor &pixels, FlashVSRFrame &frame) {
              " do not go into a frame of ", width, "x", height, " pixels");
     const at::Tensor contiguous = pixels.contiguous();
     const float *const from = contiguous.const_data_ptr<float>();
-    const int white = frame.depth == float_depth ? 1 : (1 << frame.depth) - 1;
+    const int white = white_level(frame.depth);
     for_each_row(height, width, [&](int64_t plane, int64_t y) {
         const float *const row = from + (plane * height + y) * width;
         if (frame.depth == 8)
             write_row(row, row_of<uint8_t>(frame, plane, y), width, white);
         else if (frame.depth == float_depth)
-            write_row(row, row_of<float>(frame, plane, y), width);
+            write_row(row, row_of<float>(frame, plane, y), width, white);
         else
             write_row(row, row_of<uint16_t>(frame, plane, y), width, white);
+    });
+}
+
+void levels_to_picture(const at::Tensor &levels, FlashVSRFrame &frame) {
+    check_picture(frame, frame.width, frame.height);
+    const int64_t height = frame.height;
+    const int64_t width = frame.width;
+    if (levels.sizes() != at::IntArrayRef({planes, height, width}) ||
+        levels.scalar_type() != component_type(frame.depth))
+        fail(EINVAL, "levels of shape ", levels.sizes(), " and type ", levels.scalar_type(),
+             " do not go into a frame of ", width, "x", height, " pixels and depth ", frame.depth);
+    const at::Tensor contiguous = levels.contiguous();
+    const auto *const from = static_cast<const char *>(contiguous.const_data_ptr());
+    const int64_t row_bytes = width * component_bytes(frame.depth);
+    for_each_row(height, width, [&](int64_t plane, int64_t y) {
+        std::copy_n(from + (plane * height + y) * row_bytes, row_bytes, row_of<char>(frame, plane, y));
     });
 }
 

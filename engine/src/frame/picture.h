@@ -21,4 +21,8 @@ at::Tensor picture_to_tensor(const FlashVSRFrame &frame);
 /// where the tensor is not of the picture's size. Thread-safe, as long as no two write the same planes.
 void tensor_to_picture(const at::Tensor &pixels, FlashVSRFrame &frame);
 
+/// Copy `levels`, (3, height, width) of component_type(frame.depth) as levels_from_pixels() gives them for
+/// the frame's depth, to the planes of `frame`. Throws and is thread-safe as tensor_to_picture().
+void levels_to_picture(const at::Tensor &levels, FlashVSRFrame &frame);
+
 } // namespace flashvsr

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include "ops/color_fix.h"
+#include "weights/model_config.h"
 
 namespace flashvsr {
 
-/// Mean and deviation of each frame's channels set to the style's: (x - mean)/std*std_s + mean_s,
-/// std = sqrt(biased variance + 1e-5), clamped to [-1, 1].
-/// @param content, style (B, 3, T, H, W) in [-1, 1]
-at::Tensor adain(const at::Tensor &content, const at::Tensor &style);
-
-/// Low frequencies set to the style's: five levels of a dilated 3x3 binomial blur. As above.
-at::Tensor wavelet(const at::Tensor &content, const at::Tensor &style);
+/// The network's frames with the colours of the low-quality ones, or, without a fix, clamped to [-1, 1].
+/// @param content (B, 3, T, H, W) in about [-1, 1], of the model's precision
+/// @param style   the same, fp32
+/// @return (B, 3, T, H, W) fp32
+at::Tensor fix_color(ColorFix color_fix, const at::Tensor &content, const at::Tensor &style);
 
 } // namespace flashvsr

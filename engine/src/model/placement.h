@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
+#include "ops/device.h"
+
 #include <ATen/core/Tensor.h>
 
 namespace flashvsr {
@@ -17,9 +19,7 @@ struct Placement {
     at::Tensor wide(const at::Tensor &tensor) const { return tensor.to(device, at::kFloat).contiguous(); }
 
     /// A tensor of the host on the device, in its own type. Queued: neither waits for the other.
-    at::Tensor upload(const at::Tensor &host) const {
-        return device.is_cpu() ? host : host.pin_memory().to(device, true);
-    }
+    at::Tensor upload(const at::Tensor &host) const { return flashvsr::upload(host, device); }
 };
 
 } // namespace flashvsr

@@ -9,9 +9,13 @@
 #include <ATen/ATen.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include <cstring>
 #include <fstream>
+#include <map>
+#include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
 namespace flashvsr {
 
@@ -35,6 +39,7 @@ int64_t peak_allocated_bytes(int) {
     return 0;
 }
 void reset_peak(int) {}
+void copy(const at::Tensor &, const at::Tensor &, const c10::Stream &) {}
 } // namespace
 } // namespace cuda
 #endif
@@ -72,11 +77,47 @@ void check_gpu(int index) {
     cuda::check_device(index);
 }
 
+namespace {
+
+/// Streams that were given back, by device and use.
+struct FreeStreams {
+    std::mutex mutex;
+    std::map<std::pair<at::DeviceIndex, StreamLease::Use>, std::vector<c10::Stream>> streams;
+};
+
+FreeStreams &free_streams() {
+    static auto *const all = new FreeStreams; // outlives threads that end after main()
+    return *all;
+}
+
+c10::Stream take_stream(const at::Device &device, StreamLease::Use use) {
+    FreeStreams &all = free_streams();
+    const std::lock_guard lock(all.mutex);
+    std::vector<c10::Stream> &free = all.streams[{device.index(), use}];
+    if (free.empty())
+        // LibTorch has two pools of streams: one by priority for each use.
+        return backend(device).getStreamFromGlobalPool(device, use == StreamLease::Use::copies);
+    const c10::Stream stream = free.back();
+    free.pop_back();
+    return stream;
+}
+
+} // namespace
+
+StreamLease::StreamLease(const at::Device &device, Use use) : use_(use), stream_(take_stream(device, use)) {}
+
+StreamLease::~StreamLease() {
+    FreeStreams &all = free_streams();
+    const std::lock_guard lock(all.mutex);
+    all.streams[{stream_.device_index(), use_}].push_back(stream_);
+}
+
 DeviceScope::DeviceScope(const at::Device &device) {
     if (device.is_cpu())
         return;
+    lease_.emplace(device, StreamLease::Use::work);
     device_.reset_device(device);
-    stream_.reset_stream(backend(device).getStreamFromGlobalPool(device));
+    stream_.reset_stream(lease_->stream());
 }
 
 void synchronize(const at::Device &device) {
@@ -120,22 +161,105 @@ double StepTimer::take_seconds() {
     return std::exchange(seconds_, 0.0);
 }
 
+namespace {
+
+/// Pinned memory from which a copy to a GPU is or was under way.
+struct Staging {
+    at::Device device;
+    at::Tensor bytes;
+    c10::Event copied;
+};
+
+/// Staging buffers that no call has just now, those of unfinished copies among them.
+class StagingPool {
+public:
+    static StagingPool &instance() {
+        static auto *const pool = new StagingPool; // outlives threads that end after main()
+        return *pool;
+    }
+
+    std::unique_ptr<Staging> take(int64_t bytes, const at::Device &device) {
+        const std::lock_guard lock(mutex_);
+        for (auto at = free_.begin(); at != free_.end(); ++at) {
+            if ((*at)->device != device || (*at)->bytes.numel() != bytes || !(*at)->copied.query())
+                continue;
+            std::unique_ptr<Staging> staging = std::move(*at);
+            free_.erase(at);
+            return staging;
+        }
+        const auto options = at::TensorOptions(at::kByte).pinned_memory(true);
+        return std::make_unique<Staging>(
+            Staging{device, at::empty({bytes}, options), c10::Event(device.type())});
+    }
+
+    void give_back(std::unique_ptr<Staging> staging) {
+        const std::lock_guard lock(mutex_);
+        free_.push_back(std::move(staging));
+    }
+
+private:
+    std::mutex mutex_;
+    std::vector<std::unique_ptr<Staging>> free_;
+};
+
+} // namespace
+
+at::Tensor upload(const at::Tensor &host, const at::Device &device) {
+    if (device.is_cpu() || host.numel() == 0)
+        return host.to(device);
+    const at::Tensor from = host.contiguous();
+    at::Tensor to = at::empty(from.sizes(), from.options().device(device));
+    StagingPool &pool = StagingPool::instance();
+    std::unique_ptr<Staging> staging = pool.take(static_cast<int64_t>(from.nbytes()), device);
+    std::memcpy(staging->bytes.mutable_data_ptr(), from.const_data_ptr(), from.nbytes());
+    const c10::Stream stream = backend(device).getStream(device);
+    cuda::copy(to, staging->bytes, stream);
+    staging->copied.record(stream);
+    pool.give_back(std::move(staging));
+    return to;
+}
+
+/// A copy under way. Both its ends stay until it is done: LibTorch's allocators do not know of it. (Where
+/// they do, they ask the device about it when memory is given back, and an exception there would end the
+/// process.)
+struct Download::Copy {
+    Copy(const at::Tensor &from, const at::Tensor &to)
+        : source(from), host(to), lease(from.device(), StreamLease::Use::copies), made(from.device().type()),
+          done(from.device().type()) {}
+    Copy(const Copy &) = delete;
+    Copy &operator=(const Copy &) = delete;
+    ~Copy() {
+        try {
+            done.synchronize();
+        } catch (...) { // NOLINT(bugprone-empty-catch): a device that failed copies no more
+        }
+    }
+
+    at::Tensor source, host;
+    StreamLease lease;
+    c10::Event made, done;
+};
+
 Download::Download(const at::Tensor &tensor) {
     if (tensor.is_cpu()) {
         host_ = tensor;
         return;
     }
-    source_ = tensor;
-    host_ = at::empty(tensor.sizes(), tensor.options().device(at::kCPU).pinned_memory(true));
-    host_.copy_(source_, true);
-    done_ = std::make_shared<c10::Event>(tensor.device().type());
-    done_->record(backend(tensor.device()).getStream(tensor.device()));
+    const c10::impl::VirtualGuardImpl device = backend(tensor.device());
+    const at::Tensor source = tensor.contiguous();
+    host_ = at::empty(source.sizes(), source.options().device(at::kCPU).pinned_memory(true));
+    copy_ = std::make_shared<Copy>(source, host_);
+    copy_->made.record(device.getStream(tensor.device()));
+    const c10::Stream &copies = copy_->lease.stream();
+    copy_->made.block(copies);
+    cuda::copy(host_, source, copies);
+    copy_->done.record(copies);
 }
 
 at::Tensor Download::wait() const {
     // Asked for again and again: the run time's own wait would keep a processor busy.
     constexpr std::chrono::microseconds pause(200);
-    while (done_ && !done_->query())
+    while (copy_ && !copy_->done.query())
         std::this_thread::sleep_for(pause);
     return host_;
 }

@@ -35,12 +35,31 @@ int gpu_count();
 /// or more, a driver that is new enough
 void check_gpu(int index);
 
+/// A GPU's stream that nobody else has meanwhile. It is taken again by those who come later: what LibTorch
+/// keeps for each stream, memory in reserve and workspaces, does not grow with their number.
+class StreamLease {
+public:
+    enum class Use { work, copies };
+
+    StreamLease(const at::Device &device, Use use);
+    ~StreamLease();
+    StreamLease(const StreamLease &) = delete;
+    StreamLease &operator=(const StreamLease &) = delete;
+
+    const c10::Stream &stream() const { return stream_; }
+
+private:
+    Use use_;
+    c10::Stream stream_;
+};
+
 /// While it lives, this thread queues its work on the device, in a stream of its own.
 class DeviceScope {
 public:
     explicit DeviceScope(const at::Device &device);
 
 private:
+    std::optional<StreamLease> lease_;
     c10::OptionalDeviceGuard device_;
     c10::OptionalStreamGuard stream_;
 };
@@ -81,18 +100,25 @@ private:
     std::deque<Step> steps_;
 };
 
-/// Tensors on their way to the host. A tensor of the host is there already.
+/// A tensor of the host on a device, in its own type. Queued: neither waits for the other, and the host's
+/// memory may be used again at once.
+at::Tensor upload(const at::Tensor &host, const at::Device &device);
+
+/// A tensor on its way to the host, beside what the device is given to do next. A tensor of the host is there
+/// already. Copies of it are the same download. Not to be waited for by two threads at once.
 class Download {
 public:
-    /// Queues the copy behind the work of the thread's stream.
+    /// Queues the copy behind the work of the thread's stream, in a stream for copies.
     explicit Download(const at::Tensor &tensor);
 
     /// The tensor in host memory; waits for it.
+    /// @throws Error or c10::Error where the device failed on the way
     at::Tensor wait() const;
 
 private:
-    at::Tensor source_, host_;
-    std::shared_ptr<c10::Event> done_;
+    struct Copy;
+    at::Tensor host_;
+    std::shared_ptr<Copy> copy_; ///< undefined for a tensor of the host
 };
 
 } // namespace flashvsr

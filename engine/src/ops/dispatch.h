@@ -5,7 +5,7 @@
 #ifdef FLASHVSR_CUDA
 #include "ops/cuda/ops.h"
 
-/// The implementation of `call` for the device that the tensor is on.
+/// The implementation of `call` for the device that the tensor is on, or for that device.
 #define FLASHVSR_DISPATCH(tensor, call) ((tensor).is_cuda() ? cuda::call : cpu::call)
 #else
 #define FLASHVSR_DISPATCH(tensor, call) (cpu::call)

@@ -66,6 +66,26 @@ at::Tensor cross_attention(const at::Tensor &q, const at::Tensor &k, const at::T
     return FLASHVSR_DISPATCH(q, cross_attention(q, k, v));
 }
 
+at::Tensor philox_normals(uint64_t seed, const NoiseRegion &region, const at::Device &device) {
+    return FLASHVSR_DISPATCH(device, philox_normals(seed, region, device));
+}
+
+at::Tensor pixels_from_levels(const at::Tensor &levels, int depth) {
+    return FLASHVSR_DISPATCH(levels, pixels_from_levels(levels, depth));
+}
+
+at::Tensor levels_from_pixels(const at::Tensor &pixels, int depth) {
+    return FLASHVSR_DISPATCH(pixels, levels_from_pixels(pixels, depth));
+}
+
+at::Tensor adain(const at::Tensor &content, const at::Tensor &style) {
+    return FLASHVSR_DISPATCH(content, adain(content, style));
+}
+
+at::Tensor wavelet(const at::Tensor &content, const at::Tensor &style) {
+    return FLASHVSR_DISPATCH(content, wavelet(content, style));
+}
+
 at::Tensor resample_columns(const at::Tensor &rows, const ResampleTaps &taps) {
     return FLASHVSR_DISPATCH(rows, resample_columns(rows, taps));
 }

@@ -3,6 +3,8 @@
 
 #include "frame/noise.h"
 #include "model/color_fix.h"
+#include "ops/device.h"
+#include "ops/levels.h"
 
 #include <ATen/ATen.h>
 
@@ -14,23 +16,15 @@ namespace {
 
 constexpr int64_t latent_pixels = 8, frames_per_latent = 4;
 
-at::Tensor fix_color(ColorFix color_fix, const at::Tensor &content, const at::Tensor &style) {
-    switch (color_fix) {
-    case ColorFix::adain:
-        return adain(content, style);
-    case ColorFix::wavelet:
-        return wavelet(content, style);
-    case ColorFix::none:
-        break;
-    }
-    return content.clamp(-1, 1);
-}
-
 } // namespace
 
 ChunkPictures::ChunkPictures(const StreamOptions &options, at::Device device)
     : options_(options), place_{device}, target_(target_size(options.output)),
       upscale_(options.input, options.output, device) {}
+
+at::Tensor ChunkPictures::on_device(const at::Tensor &frame) const {
+    return frame.device() == place_.device ? frame : upload(frame, place_.device);
+}
 
 at::Tensor ChunkPictures::low_quality(std::span<const at::Tensor> frames) const {
     at::Tensor result = at::empty({3, static_cast<int64_t>(frames.size()), target_.height, target_.width},
@@ -41,7 +35,7 @@ at::Tensor ChunkPictures::low_quality(std::span<const at::Tensor> frames) const 
         if (i > 0 && frames[i].is_same(frames[i - 1]))
             slot.copy_(result.select(1, static_cast<int64_t>(i) - 1));
         else
-            slot.copy_(pad_to(upscale_(place_.upload(frames[i])), target_.height, target_.width));
+            slot.copy_(pad_to(upscale_(on_device(frames[i])), target_.height, target_.width));
     }
     return result;
 }
@@ -57,8 +51,8 @@ PictureChunk ChunkPictures::begin(std::span<const at::Tensor> frames) {
     const int64_t first_latent =
         (options_.first_frame + frames_per_latent - 1) / frames_per_latent + schedule::first_latent(chunk_);
     chunk.noise =
-        place_.upload(position_noise(options_.seed, first_latent, schedule::latents(chunk_),
-                                     {0, 0, target_.height / latent_pixels, target_.width / latent_pixels}));
+        position_noise(options_.seed, first_latent, schedule::latents(chunk_),
+                       {0, 0, target_.height / latent_pixels, target_.width / latent_pixels}, place_.device);
     const int64_t ready = chunk.low_quality.size(1) - schedule::look_ahead;
     const at::Tensor now = chunk.low_quality.narrow(1, 0, ready);
     chunk.condition = look_ahead_.defined() ? at::cat({look_ahead_, now}, 1) : now;
@@ -66,6 +60,7 @@ PictureChunk ChunkPictures::begin(std::span<const at::Tensor> frames) {
     look_ahead_ = chunk.low_quality.narrow(1, ready, schedule::look_ahead).clone();
     last_ = all.back();
     frames_in_ += static_cast<int64_t>(frames.size());
+    chunk.first = frames_out_;
     chunk.pictures = std::min(schedule::frames_out(chunk_), frames_in_ - frames_out_);
     frames_out_ += chunk.pictures;
     chunk_++;
@@ -73,17 +68,26 @@ PictureChunk ChunkPictures::begin(std::span<const at::Tensor> frames) {
 }
 
 at::Tensor ChunkPictures::finish(const PictureChunk &chunk, const at::Tensor &frames) const {
-    // Statistics of the picture itself: the padding is cropped before the colours are fixed.
-    const auto crop = [&](const at::Tensor &x) {
-        return x.narrow(1, 0, chunk.pictures)
-            .narrow(2, 0, options_.output.height)
-            .narrow(3, 0, options_.output.width)
-            .unsqueeze(0);
-    };
-    return fix_color(options_.color_fix, crop(frames.to(at::kFloat)), crop(chunk.condition))
-        .squeeze(0)
-        .transpose(0, 1)
-        .contiguous();
+    const int64_t height = options_.output.height, width = options_.output.width;
+    const at::ScalarType type =
+        options_.output_depth == 0 ? at::kFloat : component_type(options_.output_depth);
+    at::Tensor pictures =
+        at::empty({chunk.pictures, 3, height, width}, chunk.condition.options().dtype(type));
+    // One by one: what is computed on the way is a picture's, not a chunk's.
+    for (int64_t i = 0; i < chunk.pictures; i++) {
+        // Statistics of the picture itself: the padding is cropped before the colours are fixed.
+        const auto crop = [&](const at::Tensor &x) {
+            return x.narrow(1, i, 1).narrow(2, 0, height).narrow(3, 0, width).unsqueeze(0);
+        };
+        const ColorFix color_fix = options_.color_fix_at
+                                       ? options_.color_fix_at(options_.first_frame + chunk.first + i)
+                                       : options_.color_fix;
+        const at::Tensor pixels =
+            fix_color(color_fix, crop(frames), crop(chunk.condition)).squeeze(0).squeeze(1);
+        pictures[i].copy_(options_.output_depth == 0 ? pixels
+                                                     : levels_from_pixels(pixels, options_.output_depth));
+    }
+    return pictures;
 }
 
 } // namespace flashvsr

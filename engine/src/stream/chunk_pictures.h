@@ -16,6 +16,7 @@ namespace flashvsr {
 /// A chunk of whole pictures as the network takes them, before it is cut into tiles.
 struct PictureChunk {
     int64_t index = 0;      ///< chunks of the stream before it
+    int64_t first = 0;      ///< pictures that the stream gave before it
     at::Tensor low_quality; ///< (3, 25 or 8, target height, target width), upscaled and padded
     at::Tensor noise;       ///< (16, 6 or 2, target height / 8, target width / 8)
     at::Tensor condition; ///< (3, 21 or 8, target height, target width), low quality of the output's indices
@@ -39,17 +40,19 @@ public:
     int64_t frames_held() const { return frames_in_ - frames_out_; }
 
     /// Start the next chunk.
-    /// @param frames (3, h, w) in [-1, 1], in host memory; frames_wanted() of them, or fewer, even none, at
-    /// the
-    ///               clip's end: the last picture is repeated, and what is made of its copies is dropped
+    /// @param frames (3, h, w) in [-1, 1], in host memory or on the device (HeldPicture::to_tensor());
+    ///               frames_wanted() of them, or fewer, even none, at the clip's end: the last picture is
+    ///               repeated, and what is made of its copies is dropped
     PictureChunk begin(std::span<const at::Tensor> frames);
 
     /// Crop and colour fix what the network made of a chunk.
-    /// @param frames (3, 21 or 8, target height, target width)
-    /// @return (chunk.pictures, 3, H, W) in [-1, 1], contiguous
+    /// @param frames (3, 21 or 8, target height, target width), of the model's precision
+    /// @return (chunk.pictures, 3, H, W), contiguous: fp32 in [-1, 1], or levels of
+    /// StreamOptions::output_depth
     at::Tensor finish(const PictureChunk &chunk, const at::Tensor &frames) const;
 
 private:
+    at::Tensor on_device(const at::Tensor &frame) const;
     at::Tensor low_quality(std::span<const at::Tensor> frames) const;
 
     StreamOptions options_;

@@ -6,6 +6,7 @@
 #include "tiles/batch_planner.h"
 #include "weights/model_config.h"
 
+#include <functional>
 #include <vector>
 
 namespace flashvsr {
@@ -15,6 +16,11 @@ struct StreamOptions {
     Size input, output; ///< pixels
     SparseOptions sparse;
     ColorFix color_fix = ColorFix::adain;
+    /// Bits of a component of the pictures that come out, 8 to 16 or 32 as FlashVSRFrame::depth: levels as
+    /// levels_from_pixels() gives them. 0: fp32 in [-1, 1], as those need that are mixed with others.
+    int output_depth = 0;
+    /// Where set, the colour fix of the picture at a place in the whole clip; any thread may ask.
+    std::function<ColorFix(int64_t place)> color_fix_at;
     uint64_t seed = 0;
     int64_t first_frame = 0;  ///< place of the stream's first picture in the whole clip; decides its noise
     int64_t tile = 0;         ///< side of a tile, output pixels; 0: the whole picture

@@ -3,8 +3,11 @@
 
 #include "ops/attention.h"
 #include "ops/block_mask.h"
+#include "ops/color_fix.h"
 #include "ops/conv.h"
+#include "ops/levels.h"
 #include "ops/linear.h"
+#include "ops/noise.h"
 #include "ops/norm.h"
 #include "ops/resample.h"
 #include "ops/windows.h"
@@ -30,6 +33,13 @@ BlockLists select_blocks(const at::Tensor &probabilities, int64_t group_windows,
 at::Tensor block_sparse_attention(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
                                   const BlockLists &lists, const TokenGrid &grid);
 at::Tensor cross_attention(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v);
+
+at::Tensor philox_normals(uint64_t seed, const NoiseRegion &region, const at::Device &device);
+at::Tensor pixels_from_levels(const at::Tensor &levels, int depth);
+at::Tensor levels_from_pixels(const at::Tensor &pixels, int depth);
+
+at::Tensor adain(const at::Tensor &content, const at::Tensor &style);
+at::Tensor wavelet(const at::Tensor &content, const at::Tensor &style);
 
 at::Tensor resample_columns(const at::Tensor &rows, const ResampleTaps &taps);
 at::Tensor resample_rows(const at::Tensor &rows, int64_t planes, const ResampleTaps &taps);

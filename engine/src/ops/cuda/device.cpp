@@ -78,4 +78,11 @@ void reset_peak(int index) {
     allocator::resetPeakStats(static_cast<c10::DeviceIndex>(index));
 }
 
+void copy(const at::Tensor &to, const at::Tensor &from, const c10::Stream &stream) {
+    const c10::cuda::CUDAGuard guard(stream.device());
+    check(cudaMemcpyAsync(to.mutable_data_ptr(), from.const_data_ptr(), from.nbytes(), cudaMemcpyDefault,
+                          c10::cuda::CUDAStream(stream).stream()),
+          from.is_cuda() ? "a download" : "an upload");
+}
+
 } // namespace flashvsr::cuda

@@ -75,4 +75,45 @@ cudaError_t resample_columns(const float *in, float *out, int64_t rows, int in_w
 cudaError_t resample_rows(const float *in, float *out, int64_t planes, int in_height, int out_height,
                           int width, const AxisTaps &taps, cudaStream_t stream);
 
+struct NoiseArgs {
+    uint64_t seed, first_latent;
+    int latents, height, width;
+    uint32_t y, x; ///< of the first value
+    float *out;    ///< (16, latents, height, width)
+};
+cudaError_t philox_normals(const NoiseArgs &args, cudaStream_t stream);
+
+/// @param levels components of the depth's type, aligned to four of them
+cudaError_t pixels_from_levels(const void *levels, int depth, float *pixels, int64_t count,
+                               cudaStream_t stream);
+/// The inverse; as above.
+cudaError_t levels_from_pixels(const float *pixels, void *levels, int depth, int64_t count,
+                               cudaStream_t stream);
+
+constexpr int picture_channels = 3;
+
+/// Pictures (batch, channel, frame, row, column) whose columns are contiguous.
+struct PictureView {
+    const void *data;
+    int64_t batch_stride, channel_stride, frame_stride, row_stride; ///< elements
+};
+
+/// Shares of a plane that are summed up on their own.
+constexpr int color_fix_shares = 32;
+
+struct ColorFixArgs {
+    Element element;     ///< of the content
+    PictureView content; ///< in about [-1, 1]
+    PictureView style;   ///< fp32
+    int batch, frames, height, width;
+    bool in_fours; ///< rows begin at, and consist of, whole groups of four elements
+    float *out;    ///< (batch, frames, 3, height, width)
+    /// adain: 4 * planes() * color_fix_shares doubles; wavelet: as much as the output
+    void *scratch;
+
+    int planes() const { return batch * frames * picture_channels; }
+};
+cudaError_t adain(const ColorFixArgs &args, cudaStream_t stream);
+cudaError_t wavelet(const ColorFixArgs &args, cudaStream_t stream);
+
 } // namespace flashvsr::cuda

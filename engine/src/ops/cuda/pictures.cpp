@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "ops/cuda/backend.h"
 #include "ops/cuda/ops.h"
+#include "ops/device.h"
 
 #include <ATen/ATen.h>
 
@@ -34,7 +35,7 @@ at::Tensor resample_rows(const at::Tensor &rows, int64_t planes, const ResampleT
 }
 
 at::Tensor stack_frames(const at::Tensor &frames, const at::Tensor &sources) {
-    const at::Tensor from = frames.contiguous(), places = sources.pin_memory().to(from.device(), true);
+    const at::Tensor from = frames.contiguous(), places = upload(sources, from.device());
     const int64_t outputs = sources.size(0), stacked = sources.size(1), height = from.size(2),
                   width = from.size(3), channels = from.size(4);
     at::Tensor out = at::empty({outputs, height + 2, width + 2, stacked * channels}, from.options());

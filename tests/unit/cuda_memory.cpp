@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+
+// What contexts and streams leave of a GPU's memory, and how they fail where it is too small or broken.
+
+#include "pipeline_support.h"
+#include "torch_guard.h"
+
+#include "flashvsr/flashvsr.h"
+
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <optional>
+
+namespace flashvsr {
+namespace {
+
+namespace allocator = c10::cuda::CUDACachingAllocator;
+
+const at::Device gpu(at::kCUDA, 0);
+constexpr int64_t mebibyte = int64_t{1} << 20;
+
+class CudaMemory : public testing::Test {
+protected:
+    void SetUp() override {
+        if (gpu_count() == 0)
+            GTEST_SKIP() << "there is no GPU";
+        check_gpu(0);
+    }
+};
+
+/// As the driver counts it: what LibTorch holds in reserve is not free.
+int64_t free_bytes() {
+    size_t free = 0, total = 0;
+    if (cudaMemGetInfo(&free, &total) != cudaSuccess)
+        fail(EIO, "the free memory of the GPU is not known");
+    return static_cast<int64_t>(free);
+}
+
+std::vector<WorkerDevice> one_gpu() {
+    const c10::InferenceMode inference;
+    const DeviceScope scope(gpu);
+    auto model = std::make_shared<const Model>(random_weights(miniature_shape(), at::kFloat, 7),
+                                               Placement{gpu, at::kBFloat16});
+    synchronize(gpu);
+    return {{"cuda:0", std::move(model), [] { return memory_of(gpu); }}};
+}
+
+/// A clip through a pipeline on the GPU: how many pictures came, or the error.
+struct PipelineRun {
+    int64_t pictures = 0;
+    std::optional<Error> error;
+
+    PipelineRun(const PipelineOptions &options, const std::vector<WorkerDevice> &devices, int64_t frames) {
+        const Log log;
+        const auto pipeline = make_pipeline(options, devices, log);
+        const std::vector<PicturePtr> clip = test::moving_pictures(options.stream.input, frames);
+        size_t sent = 0;
+        try {
+            for (OutputPicture picture;;) {
+                const Pipeline::Received received = pipeline->receive(picture);
+                if (received == Pipeline::Received::end)
+                    return;
+                if (received == Pipeline::Received::picture)
+                    pictures++;
+                else if (sent < clip.size())
+                    pipeline->send(clip[sent++]);
+                else
+                    pipeline->flush();
+            }
+        } catch (...) {
+            error = current_error();
+        }
+    }
+};
+
+/// Open a context with the built-in model, give it a few frames, and close it.
+void use_context() {
+    constexpr int side = 32, scale = 4, frames = 30;
+    static uint8_t in_bytes[3 * side * side], out_bytes[3 * side * side * scale * scale];
+    const auto frame_of = [](uint8_t *bytes, int size) {
+        FlashVSRFrame frame{};
+        frame.width = frame.height = size;
+        frame.format = FLASHVSR_PIXEL_FORMAT_RGB;
+        frame.depth = 8;
+        for (int plane = 0; plane < 3; plane++) {
+            frame.data[plane] = bytes + plane * size * size;
+            frame.stride[plane] = size;
+        }
+        return frame;
+    };
+    FlashVSRSettings settings;
+    flashvsr_settings_default(&settings);
+    settings.width = settings.height = side;
+    settings.device = "cuda:0";
+    FlashVSRContext *ctx = nullptr;
+    ASSERT_EQ(flashvsr_open(&ctx, &settings), 0) << flashvsr_error(ctx);
+    FlashVSRFrame in = frame_of(in_bytes, side), out = frame_of(out_bytes, side * scale);
+    int sent = 0, received = 0;
+    for (int ret = 0; ret != FLASHVSR_END;) {
+        ret = flashvsr_receive_frame(ctx, &out);
+        received += ret == 0;
+        if (ret == FLASHVSR_EAGAIN)
+            ret = flashvsr_send_frame(ctx, sent++ < frames ? &in : nullptr);
+        ASSERT_TRUE(ret == 0 || ret == FLASHVSR_END) << flashvsr_error(ctx);
+    }
+    EXPECT_EQ(received, frames);
+    flashvsr_close(&ctx);
+}
+
+TEST_F(CudaMemory, TwentyContextsLeaveNoneBehind) {
+    constexpr int rounds = 20, settled = 3;
+    int64_t free_once_settled = 0;
+    for (int round = 1; round <= rounds; round++) {
+        use_context();
+        if (round == settled)
+            free_once_settled = free_bytes();
+    }
+    EXPECT_GE(free_bytes(), free_once_settled - mebibyte);
+}
+
+TEST_F(CudaMemory, IsTheSameAfterChunk60AsAfterChunk12) {
+    const c10::InferenceMode inference;
+    const DeviceScope scope(gpu);
+    const Log log;
+    const WorkerDevice device = one_gpu().front();
+    StreamOptions options = test::stream_options({64, 64});
+    options.color_fix = ColorFix::adain;
+    options.output_depth = 8;
+    FrameStream stream(device.model, options, device.memory, log);
+    const std::vector<PicturePtr> clip = test::moving_pictures(options.input, schedule::first_frames_in);
+    constexpr size_t all_pools = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+    const auto allocated = [] { return allocator::getDeviceStats(0).allocated_bytes[all_pools].current; };
+    int64_t allocated_once_settled = 0, free_once_settled = 0, allocated_last = 0;
+    for (int chunk = 1; chunk <= 60; chunk++) {
+        std::vector<at::Tensor> frames;
+        for (int64_t i = 0; i < stream.frames_wanted(); i++)
+            frames.push_back(clip[i]->to_tensor(gpu));
+        const Download pictures(stream.step(frames));
+        ASSERT_EQ(pictures.wait().scalar_type(), at::kByte);
+        allocated_last = allocated();
+        if (chunk == 12) {
+            allocated_once_settled = allocated_last;
+            free_once_settled = free_bytes();
+        }
+    }
+    EXPECT_EQ(allocated_last, allocated_once_settled);
+    EXPECT_GE(free_bytes(), free_once_settled - mebibyte);
+}
+
+TEST_F(CudaMemory, TooLittleIsOneSentenceAndACodeAndNothingIsLost) {
+    const std::vector<WorkerDevice> devices = one_gpu();
+    PipelineOptions options;
+    options.stream = test::stream_options({256, 256});
+    const int64_t total = memory_of(gpu).total;
+    allocator::emptyCache();
+    allocator::setMemoryFraction(static_cast<double>(100 * mebibyte) / static_cast<double>(total), 0);
+    const PipelineRun starved(options, devices, 30);
+    allocator::setMemoryFraction(1.0, 0);
+    ASSERT_TRUE(starved.error) << "100 MiB were enough";
+    EXPECT_EQ(starved.error->code(), ENOMEM) << starved.error->what();
+    EXPECT_EQ(std::string(starved.error->what()).find('\n'), std::string::npos) << starved.error->what();
+
+    const PipelineRun fed(options, devices, 30);
+    EXPECT_FALSE(fed.error) << fed.error->what();
+    EXPECT_EQ(fed.pictures, 30);
+}
+
+/// A kernel that stops with an assertion, some time after the call has returned.
+void break_the_gpu() {
+    at::index_select(at::zeros({1}, gpu), 0, at::full({1}, 5, at::TensorOptions(gpu).dtype(at::kLong)));
+}
+
+/// Run a clip whose third chunk breaks the GPU, and leave as any program does.
+[[noreturn]] void run_on_a_gpu_that_breaks() {
+    {
+        PipelineOptions options;
+        options.stream = test::stream_options({32, 32});
+        options.before_step = [](size_t, int64_t step) {
+            if (step == 2)
+                break_the_gpu();
+        };
+        const PipelineRun run(options, one_gpu(), 200);
+        if (!run.error || run.error->code() != EIO || run.pictures == 200)
+            std::exit(1);
+        std::fprintf(stderr, "sentence: %s\n", run.error->what());
+    }
+    std::exit(0);
+}
+
+// In a process of its own: the GPU is lost to one that broke it.
+using CudaMemoryDeathTest = CudaMemory;
+
+TEST_F(CudaMemoryDeathTest, AnErrorThatComesLaterIsOneSentenceAndACode) {
+    GTEST_FLAG_SET(death_test_style, "threadsafe");
+    EXPECT_EXIT(run_on_a_gpu_that_breaks(), testing::ExitedWithCode(0), "sentence: .*CUDA error");
+}
+
+} // namespace
+} // namespace flashvsr
