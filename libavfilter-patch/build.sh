@@ -40,8 +40,8 @@ if [[ -n $sanitizers ]]; then
     arguments+=($(list protocol 'concat file pipe'))
     arguments+=(--enable-indev=lavfi)
     arguments+=($(list filter 'aevalsrc aformat anull anullsink anullsrc aresample asetpts asettb asplit atrim
-        blend color concat copy crop drawbox flashvsr format fps framestep geq hflip hstack loop mandelbrot
-        metadata noise null nullsink nullsrc pad psnr realtime scale select setdar setfield setparams setpts
+        blend color concat copy crop drawbox flashvsr format fps framestep geq hflip hstack loop lutyuv mandelbrot
+        metadata noise null nullsink nullsrc pad psnr realtime scale select sendcmd setdar setfield setparams setpts
         setsar settb showinfo sidedata signalstats sine smptebars split ssim testsrc testsrc2 tpad trim vflip
         vstack xstack yuvtestsrc'))
 fi
@@ -66,7 +66,7 @@ else
 fi
 export PKG_CONFIG_PATH=$(dirname "$package")${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}
 
-stamp=$(printf '%s\n' "${arguments[@]}" | cat - src/configure "$package" | sha256sum)
+stamp=$(printf '%s\n' "${arguments[@]}" | cat - src/.patched src/configure "$package" | sha256sum)
 if [[ ! -f .configured || $(<.configured) != "$stamp" ]]; then
     say "configuring FFmpeg $version"
     rm -f .configured

@@ -4,9 +4,10 @@
 
 The first patch adds the filter. It and its documentation come from vf_flashvsr/; where its source tells lines of
 releases apart, the patch has one branch alone. The edits to FFmpeg's own files are below, each found by the line it
-goes in front of, so that they hold for every line. The second is fftools-drain.patch, a commit message and a diff:
-without it, ffmpeg loses the frames that are inside a filter when the parameters of its input change. A line whose
-ffmpeg differs too much has a diff of its own, fftools-drain-<line>.patch. Two runs give the same bytes.
+goes in front of, so that they hold for every line. The second adds FATE tests from vf_flashvsr/fate/. The third is
+fftools-drain.patch, a commit message and a diff: without it, ffmpeg loses the frames that are inside a filter when
+the parameters of its input change. A line whose ffmpeg differs too much has a diff of its own,
+fftools-drain-<line>.patch. Two runs give the same bytes.
 """
 
 import argparse
@@ -28,6 +29,15 @@ MESSAGE = """avfilter: add flashvsr filter
 It upscales video with FlashVSR, a streaming one-step diffusion model for
 video super-resolution, through libflashvsr.
 """
+
+FATE = ROOT / "vf_flashvsr" / "fate"
+FATE_MESSAGE = """fate: add tests of the flashvsr filter
+
+They check what any model and processor give: number, times and sizes of
+frames, and alpha.
+"""
+FATE_MAKEFILE = "tests/fate/filter-video.mak"
+FATE_ANCHOR = "FATE_FILTER-$(call FILTERFRAMECRC, LIFE,"
 
 CHANGELOG = "version <next>:\n- flashvsr filter\n\n\n"
 
@@ -95,6 +105,13 @@ def edited(pristine):
     return files
 
 
+def fate_files(pristine):
+    """The edited and new files of the tests' patch, by name."""
+    tests = (FATE / "filter-flashvsr.mak").read_text()
+    references = {f"tests/ref/fate/{path.name}": path.read_text() for path in sorted((FATE / "ref").iterdir())}
+    return {FATE_MAKEFILE: insert(FATE_MAKEFILE, pristine[FATE_MAKEFILE], FATE_ANCHOR, tests), **references}
+
+
 def drain_patch(line):
     """The diff of the second patch for a line of releases."""
     own = HERE / f"fftools-drain-{line}.patch"
@@ -104,7 +121,7 @@ def drain_patch(line):
 def read_release(tarball, drain):
     """The files of the release that the patches are made from, by name."""
     wanted = {name for name, _, _ in INSERTIONS}
-    wanted |= {"doc/filters.texi", "libavfilter/version.h", "libavfilter/version_major.h"}
+    wanted |= {"doc/filters.texi", "libavfilter/version.h", "libavfilter/version_major.h", FATE_MAKEFILE}
     wanted.update(re.findall(r"^--- a/(.+)$", drain.read_text(), re.MULTILINE))
     files = {}
     with tarfile.open(tarball) as archive:
@@ -148,10 +165,11 @@ def make_series(tarball, line):
         git("init", "--quiet", "--initial-branch=main")
         commit(pristine, "release")
         commit(edited(pristine), MESSAGE)
+        commit(fate_files(pristine), FATE_MESSAGE)
         git("apply", "--index", drain)
         git("commit", "--quiet", "--message", DRAIN.read_text().partition("\ndiff --git ")[0])
         git("format-patch", "--quiet", "--full-index", "--no-signature", "--zero-commit", "--no-numbered",
-            "--output-directory", "../series", "HEAD~2")
+            "--output-directory", "../series", "HEAD~3")
         patches = sorted((Path(folder) / "series").iterdir())
         series = {patch.name: patch.read_bytes() for patch in patches}
         series[".series"] = "".join(f"{patch.name}\n" for patch in patches).encode()

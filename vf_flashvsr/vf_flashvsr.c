@@ -27,6 +27,7 @@
  *
  * The engine works in planar RGB. Frames of other formats are converted to it
  * and back here, so that they leave with the matrix and range they came with.
+ * Alpha does not go through the engine: it is scaled here.
  */
 
 #include <float.h>
@@ -42,6 +43,7 @@
 #include "libavutil/fifo.h"
 #include "libavutil/frame.h"
 #include "libavutil/internal.h"
+#include "libavutil/intreadwrite.h"
 #include "libavutil/log.h"
 #include "libavutil/macros.h"
 #include "libavutil/mathematics.h"
@@ -79,6 +81,7 @@ typedef struct FlashVSRFilterContext {
     int      local_range;
     int      color_fix;
     uint64_t seed;
+    int      first_frame;
     int      multi_gpu;
     int      overlap;
     int      segment;
@@ -88,10 +91,13 @@ typedef struct FlashVSRFilterContext {
     int      adaptive_batch;
     int      tile_batch;
     double   vram_limit;
+    int      unload_dit;
 
     FlashVSRContext *engine;
-    AVFifo  *props;         ///< AVFrame *, the properties of each frame inside the engine
+    AVFifo  *props;         ///< AVFrame *, the properties of each frame inside the engine; its picture is alpha
     Conversion from_input, to_output;
+    struct SwsContext *alpha_scaler;    ///< NULL where input or output have no alpha
+    AVFrame *alpha;         ///< what it makes, in 16-bit grey
     int      in_w, in_h;    ///< size of frames that the engine was opened for
     int      keep_sar;      ///< the same scale in both directions
     int      has_input;     ///< a frame came in
@@ -134,6 +140,11 @@ static const enum AVPixelFormat engine_formats[] = {
     AV_PIX_FMT_GBRP14,
     AV_PIX_FMT_GBRP16,
     AV_PIX_FMT_GBRPF32,
+    AV_PIX_FMT_GBRAP,
+    AV_PIX_FMT_GBRAP10,
+    AV_PIX_FMT_GBRAP12,
+    AV_PIX_FMT_GBRAP14,
+    AV_PIX_FMT_GBRAP16,
 };
 
 static void log_line(void *opaque, int level, const char *line)
@@ -188,6 +199,9 @@ static void free_engine(FlashVSRFilterContext *s)
     flashvsr_close(&s->engine);
     free_conversion(&s->from_input);
     free_conversion(&s->to_output);
+    sws_freeContext(s->alpha_scaler);
+    s->alpha_scaler = NULL;
+    av_frame_free(&s->alpha);
     while (s->props && av_fifo_read(s->props, &props, 1) >= 0)
         av_frame_free(&props);
 }
@@ -474,6 +488,130 @@ static int convert_from_input(AVFilterContext *ctx, const AVFrame *in)
     return sws_scale_frame(conversion->sws, conversion->rgb, in);
 }
 
+static const AVComponentDescriptor *alpha_component(enum AVPixelFormat format)
+{
+    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(format);
+
+    return desc->flags & AV_PIX_FMT_FLAG_ALPHA ? &desc->comp[desc->nb_components - 1] : NULL;
+}
+
+static int is_big_endian(enum AVPixelFormat format)
+{
+    return !!(av_pix_fmt_desc_get(format)->flags & AV_PIX_FMT_FLAG_BE);
+}
+
+static int init_alpha(AVFilterContext *ctx)
+{
+    FlashVSRFilterContext *s = ctx->priv;
+    const AVFilterLink *inlink  = ctx->inputs[0];
+    const AVFilterLink *outlink = ctx->outputs[0];
+    struct SwsContext *sws;
+    int ret;
+
+    if (!alpha_component(inlink->format) || !alpha_component(outlink->format))
+        return 0;
+
+    s->alpha        = av_frame_alloc();
+    s->alpha_scaler = sws_alloc_context();
+    if (!s->alpha || !s->alpha_scaler)
+        return AVERROR(ENOMEM);
+    s->alpha->format = AV_PIX_FMT_GRAY16;
+    s->alpha->width  = outlink->w;
+    s->alpha->height = outlink->h;
+    ret = av_frame_get_buffer(s->alpha, 0);
+    if (ret < 0)
+        return ret;
+
+    sws = s->alpha_scaler;
+    av_opt_set_int(sws, "srcw", inlink->w, 0);
+    av_opt_set_int(sws, "srch", inlink->h, 0);
+    av_opt_set_int(sws, "dstw", outlink->w, 0);
+    av_opt_set_int(sws, "dsth", outlink->h, 0);
+    av_opt_set_int(sws, "src_format", AV_PIX_FMT_GRAY16, 0);
+    av_opt_set_int(sws, "dst_format", AV_PIX_FMT_GRAY16, 0);
+    av_opt_set_int(sws, "src_range", 1, 0);
+    av_opt_set_int(sws, "dst_range", 1, 0);
+    av_opt_set_int(sws, "sws_flags", SWS_BICUBIC | SWS_ACCURATE_RND | SWS_BITEXACT, 0);
+    av_opt_set(sws, "sws_dither", "none", 0);
+    av_opt_set_int(sws, "threads", ff_filter_get_nb_threads(ctx), 0);
+    return sws_init_context(sws, NULL, NULL);
+}
+
+/**
+ * Make 16-bit grey of the alpha of a frame.
+ */
+static int read_alpha(AVFrame *grey, const AVFrame *in)
+{
+    const AVComponentDescriptor *alpha = alpha_component(in->format);
+    const int is_be = is_big_endian(in->format);
+    const unsigned opaque = (1 << alpha->depth) - 1;
+    int ret;
+
+    grey->format = AV_PIX_FMT_GRAY16;
+    grey->width  = in->width;
+    grey->height = in->height;
+    ret = av_frame_get_buffer(grey, 0);
+    if (ret < 0)
+        return ret;
+
+    for (int y = 0; y < in->height; y++) {
+        const uint8_t *src = in->data[alpha->plane] + y * in->linesize[alpha->plane] + alpha->offset;
+        uint16_t *dst = (uint16_t *)(grey->data[0] + y * grey->linesize[0]);
+
+        for (int x = 0; x < in->width; x++, src += alpha->step) {
+            const unsigned value = alpha->depth == 8 ? *src : is_be ? AV_RB16(src) : AV_RL16(src);
+
+            dst[x] = (value * UINT16_MAX + opaque / 2) / opaque;
+        }
+    }
+    return 0;
+}
+
+/**
+ * Set the alpha of a frame.
+ *
+ * @param grey of the same size, 16 bits; NULL makes it opaque
+ */
+static void write_alpha(AVFrame *out, const AVFrame *grey)
+{
+    const AVComponentDescriptor *alpha = alpha_component(out->format);
+    const int is_be = is_big_endian(out->format);
+    const unsigned opaque = (1 << alpha->depth) - 1;
+
+    for (int y = 0; y < out->height; y++) {
+        const uint16_t *src = grey ? (const uint16_t *)(grey->data[0] + y * grey->linesize[0]) : NULL;
+        uint8_t *dst = out->data[alpha->plane] + y * out->linesize[alpha->plane] + alpha->offset;
+
+        for (int x = 0; x < out->width; x++, dst += alpha->step) {
+            const unsigned value = src ? (src[x] * opaque + UINT16_MAX / 2) / UINT16_MAX : opaque;
+
+            if (alpha->depth == 8)
+                *dst = value;
+            else if (is_be)
+                AV_WB16(dst, value);
+            else
+                AV_WL16(dst, value);
+        }
+    }
+}
+
+/**
+ * Give a frame the alpha of the input frame whose properties these are.
+ */
+static int convert_alpha(AVFilterContext *ctx, AVFrame *out, const AVFrame *props)
+{
+    FlashVSRFilterContext *s = ctx->priv;
+    int ret;
+
+    if (s->alpha_scaler) {
+        ret = sws_scale_frame(s->alpha_scaler, s->alpha, props);
+        if (ret < 0)
+            return ret;
+    }
+    write_alpha(out, s->alpha);
+    return 0;
+}
+
 static int config_output(AVFilterLink *outlink)
 {
     AVFilterContext *ctx = outlink->src;
@@ -501,6 +639,7 @@ static int config_output(AVFilterLink *outlink)
     settings.kv_ratio     = s->kv_ratio;
     settings.local_range  = s->local_range;
     settings.seed         = s->seed;
+    settings.first_frame  = s->first_frame;
     settings.multi_gpu    = s->multi_gpu;
     settings.overlap      = s->overlap;
     settings.segment      = s->segment;
@@ -509,6 +648,7 @@ static int config_output(AVFilterLink *outlink)
     settings.tile_overlap = s->tile_overlap;
     settings.tile_batch   = s->tile_batch;
     settings.vram_limit   = s->vram_limit;
+    settings.unload_dit   = s->unload_dit;
     settings.adaptive_batch = s->adaptive_batch;
     settings.log          = log_line;
     settings.log_opaque   = ctx;
@@ -530,6 +670,9 @@ static int config_output(AVFilterLink *outlink)
     if (ret < 0)
         return ret;
     ret = init_conversion(&s->to_output, outlink);
+    if (ret < 0)
+        return ret;
+    ret = init_alpha(ctx);
     if (ret < 0)
         return ret;
 
@@ -630,6 +773,8 @@ static int send_frame(AVFilterContext *ctx, const AVFrame *in)
     if (!props)
         return AVERROR(ENOMEM);
     ret = av_frame_copy_props(props, in);
+    if (ret >= 0 && s->alpha_scaler)
+        ret = read_alpha(props, in);
     if (ret >= 0)
         ret = av_fifo_write(s->props, &props, 1);
     if (ret < 0) {
@@ -673,9 +818,11 @@ static int receive_frame(AVFilterContext *ctx)
     ret = av_fifo_read(s->props, &props, 1);
     av_assert0(ret >= 0);
     ret = av_frame_copy_props(out, props);
-    av_frame_free(&props);
     if (ret >= 0 && s->to_output.rgb)
         ret = convert_to_output(ctx, out);
+    if (ret >= 0 && alpha_component(out->format))
+        ret = convert_alpha(ctx, out, props);
+    av_frame_free(&props);
     if (ret < 0) {
         av_frame_free(&out);
         return ret;
@@ -690,6 +837,9 @@ static int receive_frame(AVFilterContext *ctx)
     out->crop_right  = 0;
     out->colorspace  = outlink->colorspace;
     out->color_range = outlink->color_range;
+#if LIBAVFILTER_VERSION_MAJOR >= 11
+    out->alpha_mode  = outlink->alpha_mode;
+#endif
 
     ret = ff_filter_frame(outlink, out);
     return ret < 0 ? ret : 1;
@@ -762,6 +912,21 @@ static int activate(AVFilterContext *ctx)
     return 0;
 }
 
+static int process_command(AVFilterContext *ctx, const char *cmd, const char *arg,
+                           char *res, int res_len, int flags)
+{
+    FlashVSRFilterContext *s = ctx->priv;
+    const int color_fix = s->color_fix;
+    int ret;
+
+    ret = ff_filter_process_command(ctx, cmd, arg, res, res_len, flags);
+    if (ret < 0 || s->color_fix == color_fix || !s->engine)
+        return ret;
+
+    ret = flashvsr_set_color_fix(s->engine, s->color_fix);
+    return ret < 0 ? engine_error(ctx, "flashvsr_set_color_fix()", ret) : 0;
+}
+
 static av_cold int init(AVFilterContext *ctx)
 {
     FlashVSRFilterContext *s = ctx->priv;
@@ -780,9 +945,9 @@ static av_cold void uninit(AVFilterContext *ctx)
     FlashVSRFilterContext *s = ctx->priv;
     const size_t inside = s->props ? av_fifo_can_read(s->props) : 0;
 
-    /* Who rebuilds a filter graph in mid-stream does not drain it first. */
-    if (inside && !s->error && !(ctx->outputs[0] && ff_outlink_get_status(ctx->outputs[0])))
-        av_log(ctx, AV_LOG_WARNING, "Closed before the end of its input: the last %zu frames "
+    /* Nothing tells a program that has what it wants from one that rebuilds its graph undrained. */
+    if (inside && !s->error)
+        av_log(ctx, AV_LOG_VERBOSE, "Closed before the end of its input: the last %zu frames "
                "that came in do not come out\n", inside);
     free_engine(s);
     av_fifo_freep2(&s->props);
@@ -790,6 +955,7 @@ static av_cold void uninit(AVFilterContext *ctx)
 
 #define OFFSET(x) offsetof(FlashVSRFilterContext, x)
 #define FLAGS (AV_OPT_FLAG_VIDEO_PARAM | AV_OPT_FLAG_FILTERING_PARAM)
+#define RUNTIME_FLAGS (FLAGS | AV_OPT_FLAG_RUNTIME_PARAM)
 
 static const AVOption flashvsr_options[] = {
     { "model",        "model directory (default: the built-in model)", OFFSET(model), AV_OPT_TYPE_STRING, { .str = NULL }, .flags = FLAGS },
@@ -819,15 +985,17 @@ static const AVOption flashvsr_options[] = {
     { "adaptive_batch_size", "choose the tile batch from free memory", OFFSET(adaptive_batch), AV_OPT_TYPE_BOOL, { .i64 = 0 }, 0, 1, FLAGS },
     { "tile_batch",   "tiles that are run together", OFFSET(tile_batch), AV_OPT_TYPE_INT, { .i64 = 1 }, 1, 64, FLAGS },
     { "vram_limit",   "most device memory to use, bytes or a fraction, 0 for all but a margin", OFFSET(vram_limit), AV_OPT_TYPE_DOUBLE, { .dbl = 0 }, 0, DBL_MAX, FLAGS },
+    { "unload_dit",   "keep only one of transformer and decoder on a GPU at a time", OFFSET(unload_dit), AV_OPT_TYPE_BOOL, { .i64 = 0 }, 0, 1, FLAGS },
     { "sparse_ratio", "attention budget, as a multiple of what was published for 1280x768", OFFSET(sparse_ratio), AV_OPT_TYPE_DOUBLE, { .dbl = 2.0 }, 0, FLT_MAX, FLAGS },
     { "kv_ratio",     "memory of the attention in groups of 8 frames", OFFSET(kv_ratio), AV_OPT_TYPE_DOUBLE, { .dbl = 3.0 }, 0, FLT_MAX, FLAGS },
     { "local_range",  "width of the attention window in blocks of 128 output pixels", OFFSET(local_range), AV_OPT_TYPE_INT, { .i64 = 11 }, 1, INT_MAX, FLAGS },
-    { "color_fix",    "how the colours of the input are restored", OFFSET(color_fix), AV_OPT_TYPE_INT, { .i64 = FLASHVSR_COLOR_FIX_AUTO }, FLASHVSR_COLOR_FIX_AUTO, FLASHVSR_COLOR_FIX_WAVELET, FLAGS, .unit = "color_fix" },
-        { "auto",     "what the model's config.json says, else adain", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_COLOR_FIX_AUTO }, .flags = FLAGS, .unit = "color_fix" },
-        { "none",     "not at all", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_COLOR_FIX_NONE }, .flags = FLAGS, .unit = "color_fix" },
-        { "adain",    "mean and deviation of each channel", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_COLOR_FIX_ADAIN }, .flags = FLAGS, .unit = "color_fix" },
-        { "wavelet",  "low frequencies", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_COLOR_FIX_WAVELET }, .flags = FLAGS, .unit = "color_fix" },
+    { "color_fix",    "how the colours of the input are restored", OFFSET(color_fix), AV_OPT_TYPE_INT, { .i64 = FLASHVSR_COLOR_FIX_AUTO }, FLASHVSR_COLOR_FIX_AUTO, FLASHVSR_COLOR_FIX_WAVELET, RUNTIME_FLAGS, .unit = "color_fix" },
+        { "auto",     "what the model's config.json says, else adain", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_COLOR_FIX_AUTO }, .flags = RUNTIME_FLAGS, .unit = "color_fix" },
+        { "none",     "not at all", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_COLOR_FIX_NONE }, .flags = RUNTIME_FLAGS, .unit = "color_fix" },
+        { "adain",    "mean and deviation of each channel", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_COLOR_FIX_ADAIN }, .flags = RUNTIME_FLAGS, .unit = "color_fix" },
+        { "wavelet",  "low frequencies", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_COLOR_FIX_WAVELET }, .flags = RUNTIME_FLAGS, .unit = "color_fix" },
     { "seed",         "noise seed", OFFSET(seed), AV_OPT_TYPE_UINT64, { .i64 = 0 }, 0, (double)UINT64_MAX, FLAGS },
+    { "first_frame",  "place in the whole video of the first frame that comes in", OFFSET(first_frame), AV_OPT_TYPE_INT, { .i64 = 0 }, 0, INT_MAX, FLAGS },
     { NULL }
 };
 
@@ -843,17 +1011,19 @@ static const AVFilterPad flashvsr_outputs[] = {
 
 static int add_formats(AVFilterFormats **formats, int (*is_supported)(enum AVPixelFormat))
 {
-    const int excluded = AV_PIX_FMT_FLAG_ALPHA | AV_PIX_FMT_FLAG_HWACCEL | AV_PIX_FMT_FLAG_BITSTREAM |
-                         AV_PIX_FMT_FLAG_PAL | AV_PIX_FMT_FLAG_BAYER | AV_PIX_FMT_FLAG_XYZ |
-                         AV_PIX_FMT_FLAG_FLOAT;
+    const int excluded = AV_PIX_FMT_FLAG_HWACCEL | AV_PIX_FMT_FLAG_BITSTREAM | AV_PIX_FMT_FLAG_PAL |
+                         AV_PIX_FMT_FLAG_BAYER | AV_PIX_FMT_FLAG_XYZ | AV_PIX_FMT_FLAG_FLOAT;
     const AVPixFmtDescriptor *desc = NULL;
     int ret;
 
     while ((desc = av_pix_fmt_desc_next(desc))) {
         const enum AVPixelFormat format = av_pix_fmt_desc_get_id(desc);
+        const AVComponentDescriptor *alpha = alpha_component(format);
 
         if (!is_engine_format(format) &&
             (desc->flags & excluded || desc->comp[0].depth < 8 || !is_supported(format)))
+            continue;
+        if (alpha && (alpha->depth < 8 || alpha->depth > 16 || alpha->shift))
             continue;
         ret = ff_add_format(formats, format);
         if (ret < 0)
@@ -912,6 +1082,7 @@ const FFFilter ff_vf_flashvsr = {
     .init          = init,
     .uninit        = uninit,
     .activate      = activate,
+    .process_command = process_command,
     FILTER_INPUTS(ff_video_default_filterpad),
     FILTER_OUTPUTS(flashvsr_outputs),
     FILTER_QUERY_FUNC2(query_formats),

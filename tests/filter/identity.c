@@ -114,6 +114,12 @@ int flashvsr_receive_frame(FlashVSRContext *ctx, FlashVSRFrame *frame) {
     return 0;
 }
 
+int flashvsr_set_color_fix(FlashVSRContext *ctx, int color_fix) {
+    (void)ctx;
+    (void)color_fix;
+    return 0;
+}
+
 const char *flashvsr_error(const FlashVSRContext *ctx) {
     return ctx ? ctx->error : "";
 }

@@ -88,6 +88,11 @@ class BadOptions(BadInput):
             with self.subTest(value):
                 self.refuse_option("local_range", value)
 
+    def test_first_frame(self):
+        for value in ("-1", "1e10"):
+            with self.subTest(value):
+                self.refuse_option("first_frame", value, "first_frame", {"1e10": "10000000000"}.get(value, value))
+
     def test_version(self):
         for value in ("2", "0.5", "1.05"):
             with self.subTest(value):

@@ -20,6 +20,7 @@ class EarlyStop(Case):
     def stop(self, *given, frames, source=ENDLESS):
         run = self.ffmpeg(*source, *given, "-fps_mode", "passthrough", "-f", "framecrc", "-", timeout=60)
         self.assertEqual(len(FrameList(run.text)), frames, str(run))
+        self.assertEqual(run.filter_warnings(), [], str(run))
 
     def fail_elsewhere(self, reason, *given, source=ENDLESS):
         """A run that fails for a reason that is not the filter's."""
@@ -49,6 +50,10 @@ class EarlyStop(Case):
         for frames in (1, 2, 20, 21, 22, 30):
             with self.subTest(frames=frames):
                 self.stop("-vf", flashvsr(), "-frames:v", frames, frames=frames)
+
+    def test_frames_that_stay_inside_are_told_of_to_who_asks(self):
+        run = self.ffmpeg("-loglevel", "level+verbose", *ENDLESS, "-vf", flashvsr(), "-frames:v", 30, "-f", "null", "-")
+        self.assertRegex(run.stderr, r"\[verbose\] Closed before the end of its input: the last \d+ frames ")
 
     def test_duration_of_the_output(self):
         self.stop("-vf", flashvsr(), "-t", 0.2, frames=5)

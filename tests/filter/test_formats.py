@@ -166,6 +166,98 @@ class Identity(Case):
             self.assertAlmostEqual(value * 255, expected, delta=1.5)
 
 
+class Alpha(Case):
+    """Alpha leaves as the bicubic upscale of what came, in the format that it came in."""
+
+    SIDE = 32
+    # Bits, and where the samples are: the first of each frame in samples per pixel, and the distance of two.
+    FORMATS = {"rgba": (8, 3, 4), "argb": (8, 0, 4), "gbrap": (8, 3, 1), "ya8": (8, 1, 2), "yuva420p": (8, 1.5, 1),
+               "yuva444p": (8, 3, 1), "yuva420p10le": (10, 1.5, 1), "yuva422p10le": (10, 2, 1),
+               "gbrap10le": (10, 3, 1), "gbrap12le": (12, 3, 1), "rgba64le": (16, 3, 4), "ya16le": (16, 1, 2)}
+
+    def alpha_of(self, content, pixels, side):
+        """Alpha of the first frame."""
+        depth, first, step = self.FORMATS[pixels]
+        if step == 1:
+            first = int(first * side * side)
+        return samples(content, depth)[first:first + step * side * side:step]
+
+    def source(self, pixels, alpha):
+        """A frame in the format: alpha is a function of x and y that is opaque at 1, colours are a ramp."""
+        depth, first, step = self.FORMATS[pixels]
+        count, white = self.SIDE ** 2, (1 << depth) - 1
+        before = int(first * count) if step == 1 else 0  # samples of whole planes
+        values = array("B" if depth == 8 else "H", (i * white // (8 * count) for i in range(before + step * count)))
+        start = before if step == 1 else first
+        values[start::step] = array(values.typecode, (round(white * alpha(i % self.SIDE, i // self.SIDE))
+                                                      for i in range(count)))
+        path = self.folder / f"{pixels}.raw"
+        path.write_bytes(values.tobytes())
+        return path, ["-f", "rawvideo", "-pixel_format", pixels, "-video_size", f"{self.SIDE}x{self.SIDE}", "-i",
+                      path]
+
+    def bicubic(self, plane, depth, side):
+        """A plane of full range as FFmpeg's scaler upscales it."""
+        grey = "gray" if depth == 8 else f"gray{depth}le"
+        path = self.folder / "plane.raw"
+        path.write_bytes(plane.tobytes())
+        run = self.ffmpeg("-f", "rawvideo", "-pixel_format", grey, "-video_size", f"{self.SIDE}x{self.SIDE}",
+                          "-color_range", "pc", "-i", path, "-vf",
+                          f"scale={side}:{side}:flags=bicubic+accurate_rnd", "-pix_fmt", grey, "-f", "rawvideo", "-")
+        return run.stdout
+
+    def test_alpha_is_the_bicubic_upscale(self):
+        for pixels, (depth, _, _) in self.FORMATS.items():
+            for scale in (2, 3.25) if depth == 8 else (2,):
+                with self.subTest(pixels, scale=scale):
+                    path, source = self.source(pixels, lambda x, y: (1 + math.sin(x / 3) * math.cos(y / 4)) / 2)
+                    side = int(self.SIDE * scale)
+                    run = self.ffmpeg(*source, "-vf", f"{flashvsr(scale=scale)},showinfo", "-f", "rawvideo", "-")
+                    self.assertRegex(run.stderr, rf"fmt:{pixels} ")
+                    given = self.alpha_of(path.read_bytes(), pixels, self.SIDE)
+                    self.assertGreater(len(set(given)), 100)
+                    found = psnr(self.alpha_of(run.stdout, pixels, side).tobytes(),
+                                 self.bicubic(given, depth, side), depth, 0)
+                    print(f"{pixels:12} x {scale:4} {found:6.2f} dB")
+                    self.assertGreaterEqual(found, 50)
+
+    def test_opaque_stays_opaque_and_clear_stays_clear(self):
+        for pixels in ("rgba", "yuva420p", "yuva420p10le", "gbrap10le", "rgba64le"):
+            for alpha, value in ((1, (1 << self.FORMATS[pixels][0]) - 1), (0, 0)):
+                with self.subTest(pixels, alpha=alpha):
+                    _, source = self.source(pixels, lambda x, y: alpha)
+                    run = self.ffmpeg(*source, "-vf", flashvsr(scale=2), "-f", "rawvideo", "-")
+                    self.assertEqual(set(self.alpha_of(run.stdout, pixels, 2 * self.SIDE)), {value})
+
+    def test_colours_are_those_without_alpha(self):
+        for pixels, bare in (("gbrap", "gbrp"), ("yuva420p", "yuv420p"), ("yuva420p10le", "yuv420p10le")):
+            with self.subTest(pixels):
+                _, source = self.source(pixels, lambda x, y: x / self.SIDE)
+                found = self.ffmpeg(*source, "-vf", flashvsr(scale=2), "-f", "rawvideo", "-").stdout
+                colours = self.ffmpeg(*source, "-vf", f"format={bare},{flashvsr(scale=2)}", "-f", "rawvideo",
+                                      "-").stdout
+                self.assertEqual(found[:len(colours)], colours)
+
+    def test_each_frame_keeps_its_own(self):
+        source = "nullsrc=size=16x16:rate=25:duration=1.4,format=gbrap,geq=r=90:g=120:b=30:a='7*N'"
+        content = self.frames(flashvsr(), source=source, pixels="gbrap")
+        plane = 64 * 64
+        self.assertEqual(len(content), 35 * 4 * plane)
+        for i in range(35):
+            self.assertEqual(set(content[(4 * i + 3) * plane:(4 * i + 4) * plane]), {7 * i}, f"frame {i}")
+
+    def test_where_only_one_side_has_it(self):
+        """An encoder without alpha gets the colours, one that wants it gets an opaque picture."""
+        for pixels, other, alpha in (("rgba", "gbrp", None), ("gbrp", "gbrap", 3), ("yuv420p", "yuva420p", 1.5)):
+            with self.subTest(pixels, other=other):
+                run = self.ffmpeg("-f", "lavfi", "-i", f"testsrc2=size=16x16:rate=25,format={pixels}", "-frames:v", 1,
+                                  "-vf", f"{flashvsr(scale=2)},format={other},showinfo", "-f", "rawvideo", "-")
+                self.assertNotIn("auto_scale", run.stderr)
+                self.assertRegex(run.stderr, rf"fmt:{other} ")
+                if alpha:
+                    self.assertEqual(set(run.stdout[int(alpha * 32 * 32):]), {255})
+
+
 class Encoded(Case):
     """An ordinary transcode with the filter put into it."""
 

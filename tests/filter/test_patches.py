@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The series of patches is what the sources give, applies to a pristine release, and builds without a warning.
+"""The series of patches is what the sources give, applies to a pristine release, builds without a warning, and
+passes the tests that it adds to FFmpeg's.
 
 From the environment: FLASHVSR_TEST_BUILD, the build folder, which holds that of FFmpeg.
 """
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from support import ROOT, run_tests
+from support import MODELS, ROOT, run_tests
 
 VERSIONS = ["9.0.2", "8.1.2", "7.1.5"]
 VERSION = os.environ.get("FLASHVSR_FFMPEG_VERSION", VERSIONS[0])
@@ -127,6 +129,29 @@ class Build(unittest.TestCase):
             done = run(*words, cwd=OBJECTS)
             self.assertEqual((done.returncode, done.stdout), (0, ""))
             self.assertTrue((Path(folder) / "filter.o").exists())
+
+
+class Fate(unittest.TestCase):
+    """FATE's tests of the filter, in FFmpeg's own tree and by FFmpeg's own runner."""
+
+    def make(self, target):
+        settings = {"OMP_NUM_THREADS": "1"}
+        if (MODELS / "mini").is_dir():
+            settings["FLASHVSR_MODEL_DIR"] = str(MODELS / "mini")
+        done = run("env", *(f"{name}={value}" for name, value in settings.items()), "make", target, cwd=OBJECTS,
+                   timeout=600)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        return done.stdout
+
+    def test_every_reference_is_met(self):
+        if not (OBJECTS / "ffbuild" / "config.mak").exists():
+            self.skipTest(f"FFmpeg has not been built in {OBJECTS}")
+        references = {path.name for path in (ROOT / "vf_flashvsr" / "fate" / "ref").iterdir()}
+        enabled = {line.removeprefix("fate-") for line in self.make("fate-list").split() if "flashvsr-" in line}
+        self.assertEqual(enabled, references)
+        # A warning of make's may stand in front, with codes for the terminal.
+        ran = set(re.findall(r"TEST +(\S+)$", self.make("fate-filter-flashvsr"), re.MULTILINE))
+        self.assertEqual(ran, references)
 
 
 if __name__ == "__main__":

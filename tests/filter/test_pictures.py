@@ -12,7 +12,8 @@ OPTIONS = {
     "model": None, "model_dir": None, "version": None, "scale": "4", "w": None, "h": None, "device": "auto",
     "precision": "auto", "sparse_ratio": "2", "kv_ratio": "3", "local_range": "11", "color_fix": "auto", "seed": "0",
     "multi_gpu": "0", "overlap": "10", "segment": "0", "tiled": "auto", "tiled_dit": "auto", "tile_size": "256",
-    "tile_overlap": "24", "tile_batch": "1", "adaptive_batch": "false", "adaptive_batch_size": "false", "vram_limit": "0",
+    "tile_overlap": "24", "tile_batch": "1", "adaptive_batch": "false", "adaptive_batch_size": "false",
+    "vram_limit": "0", "unload_dit": "false", "first_frame": "0",
 }
 COLOR_FIXES = ["auto", "none", "adain", "wavelet"]
 PRECISIONS = ["auto", "fp32", "bf16", "fp16"]
@@ -95,14 +96,23 @@ class Pictures(Case):
             return self.digest(flashvsr(**{"color_fix": "none", **options}), source=source)
         base = pictures()
         for options in ({"seed": 1}, {"seed": 2 ** 63}, {"sparse_ratio": 0.1}, {"kv_ratio": 1}, {"version": 1},
-                        {"local_range": 1}, {"color_fix": "adain"}, {"color_fix": "wavelet"}, {"scale": 3.5}, {"tiled": 1, "tile_size": 32, "tile_overlap": 8}):
+                        {"first_frame": 4}, {"local_range": 1}, {"color_fix": "adain"}, {"color_fix": "wavelet"},
+                        {"scale": 3.5}, {"tiled": 1, "tile_size": 32, "tile_overlap": 8}):
             with self.subTest(**options):
                 self.assertNotEqual(pictures(**options), base)
-        for options in ({"seed": 0}, {"version": 1.1}, {"device": "cpu"}, {"precision": "fp32"}, {"kv_ratio": 3.9}, {"scale": 4.0},
-                        {"w": 256, "h": "ih*4"}, {"tiled": 0}, {"tile_size": 32}, {"segment": 400, "overlap": 25},
-                        {"vram_limit": 0.9}):
+        for options in ({"seed": 0}, {"version": 1.1}, {"device": "cpu"}, {"precision": "fp32"}, {"kv_ratio": 3.9},
+                        {"scale": 4.0}, {"w": 256, "h": "ih*4"}, {"tiled": 0}, {"tile_size": 32}, {"segment": 400, "overlap": 25},
+                        {"vram_limit": 0.9}, {"unload_dit": 1}):
             with self.subTest(**options):
                 self.assertEqual(pictures(**options), base)
+
+    def test_unload_dit_says_that_it_does_nothing_on_the_cpu(self):
+        for device in ("cpu", r"cpu\|cpu"):
+            for given, lines in ((1, 1), (0, 0)):
+                with self.subTest(device=device, unload_dit=given):
+                    run = self.ffmpeg("-f", "lavfi", "-i", "testsrc2=size=16x16:rate=25", "-frames:v", 1, "-vf",
+                                      flashvsr(device=device, unload_dit=given), "-f", "null", "-")
+                    self.assertEqual(run.stderr.count("[info] unload_dit does nothing on the CPU"), lines, str(run))
 
     def test_both_names_of_the_model(self):
         one = self.digest(f"flashvsr=model={model('wide')}")

@@ -5,6 +5,7 @@
 #include <c10/core/CPUAllocator.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <map>
 #include <thread>
@@ -146,6 +147,25 @@ TEST(Faults, AChunkStepCanBeRunAgainWhateverAllocationFailed) {
     }
 }
 
+// The first allocation of each turn is that of the weights: what left for it comes back later.
+TEST(Faults, WeightsThatDoNotFitTheirTurnComeInTheNext) {
+    const c10::InferenceMode guard;
+    FailingAllocator &allocator = FailingAllocator::installed();
+    const Model model(random_weights(miniature_shape(), at::kFloat, 7), Placement{}, true);
+    const std::array<Part, 2> parts = {Part::transformer, Part::decoder};
+    for (int round = 0; round < 2; round++)
+        for (const Part part : parts) {
+            allocator.start(0);
+            const std::optional<Error> error = error_of([&] { static_cast<void>(model.turn(part)); });
+            allocator.stop();
+            ASSERT_TRUE(error);
+            EXPECT_EQ(error->code(), ENOMEM) << error->what();
+            EXPECT_NO_THROW(static_cast<void>(model.turn(part)));
+        }
+    EXPECT_NE(model.decoder.weights().front().storage().data(), nullptr);
+    EXPECT_EQ(model.dit.weights().front().storage().data(), nullptr);
+}
+
 /// Four tiles in a row, two at a time, over several chunks.
 struct TiledRun {
     std::vector<at::Tensor> pictures; ///< a chunk's each
@@ -254,6 +274,71 @@ TEST(Faults, WhereOneTileDoesNotFitTheSentenceHasTheNumbers) {
         << sentence;
 }
 
+/// Pictures of two chunks, a chunk each, of a stream of three tiles in batches of two. The allocations of
+/// chunk `faulty` in a part of the work around the network are counted, and that of number `failing` fails.
+struct StreamRun {
+    std::vector<at::Tensor> pictures;
+    BatchRecord record;
+    int64_t allocations = 0;
+
+    StreamRun(int64_t faulty, std::string_view part, int64_t failing) {
+        constexpr Size input = {72, 24};
+        StreamOptions options = test::stream_options(input);
+        options.color_fix = ColorFix::adain;
+        options.tile = 128;
+        options.tile_overlap = 16;
+        options.batch.batch = 2;
+        const Log log;
+        FrameStream stream(test::miniature_model(), options, host_memory, log);
+        const std::vector<PicturePtr> clip = test::moving_pictures(input, 33);
+        FailingAllocator &allocator = FailingAllocator::installed();
+        for (int64_t c = 0, frame = 0; c < 2; c++) {
+            std::vector<at::Tensor> frames;
+            while (static_cast<int64_t>(frames.size()) < stream.frames_wanted())
+                frames.push_back(clip[frame++]->to_tensor());
+            enum { before, counting, after } phase = before;
+            const auto stop = [&] {
+                allocations = allocator.stop();
+                phase = after;
+            };
+            Observer observer;
+            observer.part = [&](std::string_view name) {
+                if (phase == counting)
+                    return stop();
+                if (c != faulty || phase == after || name != part)
+                    return;
+                phase = counting;
+                allocator.start(failing);
+            };
+            pictures.push_back(stream.step(frames, observer));
+            if (phase == counting)
+                stop();
+        }
+        record = stream.planner().take_record();
+    }
+};
+
+TEST(Faults, MemoryThatRunsOutAroundTheNetworkHalvesTheBatch) {
+    const c10::InferenceMode guard;
+    for (const int64_t faulty : {0, 1})
+        for (const std::string_view part : {"input", "color fix"}) {
+            const StreamRun undisturbed(faulty, part, none);
+            ASSERT_GT(undisturbed.allocations, 20);
+            int64_t failed = 0, tried = 0;
+            for (int64_t failing = 0; failing < undisturbed.allocations;
+                 failing += stride(undisturbed.allocations / 4), tried++) {
+                SCOPED_TRACE(concat("allocation ", failing, " of ", undisturbed.allocations, " of the ", part,
+                                    " of chunk ", faulty));
+                const StreamRun run(faulty, part, failing);
+                failed += run.record.out_of_memory;
+                ASSERT_LE(run.record.out_of_memory, 1);
+                for (size_t c = 0; c < run.pictures.size(); c++)
+                    ASSERT_LE(difference(run.pictures[c], undisturbed.pictures[c]), 2e-4) << "chunk " << c;
+            }
+            EXPECT_GE(failed, tried * 7 / 10);
+        }
+}
+
 /// Options for whole pictures of three by one blocks, with tiles of one block to go over to.
 PipelineOptions whole_then_tiles() {
     PipelineOptions options;
@@ -335,6 +420,57 @@ TEST(Faults, AWorkerKilledAtAnyStepOfFiveSegmentsChangesNothing) {
             expect_equal(test::run_pipeline(options, workers, clip, log), expected);
             EXPECT_EQ(warnings, 1);
         }
+    }
+}
+
+// A GPU's failure may show only where its pictures are waited for; its thread then goes on for a while.
+TEST(Faults, AWorkerWhosePicturesAreLostAtAnyFrameChangesNothing) {
+    const c10::InferenceMode guard;
+    const std::vector<PicturePtr> clip = test::moving_pictures({8, 6}, 91);
+    PipelineOptions options = in_segments();
+    int64_t waits = 0;
+    options.before_wait = [&](size_t) { waits++; };
+    const auto expected = test::run_pipeline(options, 2, clip, Log());
+    ASSERT_EQ(waits, 91 + 4 * 10) << "frames, and those that are mixed of two";
+    for (int64_t lost = 0, all = waits; lost < all; lost += stride(13)) {
+        int warnings = 0;
+        const Log log([&](LogLevel level, const std::string &) { warnings += level == LogLevel::warning; });
+        std::optional<size_t> dead;
+        waits = 0;
+        options.before_wait = [&](size_t worker) {
+            if (waits++ == lost)
+                dead = worker;
+            if (dead == worker)
+                fail(EIO, "injected");
+        };
+        SCOPED_TRACE(concat("wait ", lost, " of ", all));
+        expect_equal(test::run_pipeline(options, 2, clip, log), expected);
+        EXPECT_EQ(warnings, 1);
+    }
+}
+
+TEST(Faults, PicturesOfTheOnlyWorkerThatAreLostAreAnError) {
+    const c10::InferenceMode guard;
+    PipelineOptions options;
+    options.stream = test::stream_options({8, 6});
+    int waits = 0;
+    options.before_wait = [&](size_t) {
+        if (waits++ == 5)
+            fail(EIO, "injected");
+    };
+    const auto pipeline = make_pipeline(options, test::cpu_workers(1), Log());
+    for (const PicturePtr &picture : test::moving_pictures({8, 6}, 30))
+        pipeline->send(picture);
+    pipeline->flush();
+    OutputPicture picture;
+    for (int64_t i = 0; i < 5; i++) {
+        ASSERT_EQ(pipeline->receive(picture), Pipeline::Received::picture);
+        ASSERT_EQ(picture.index, i);
+    }
+    for (int repeated = 0; repeated < 2; repeated++) {
+        const std::optional<Error> error = error_of([&] { pipeline->receive(picture); });
+        ASSERT_TRUE(error);
+        EXPECT_STREQ(error->what(), "injected");
     }
 }
 

@@ -270,6 +270,93 @@ TEST(TileBatches, BatchSizeChangesNothingButRounding) {
     }
 }
 
+/// A model like miniature_model() whose parts take turns, as on a device that holds one of them.
+std::shared_ptr<const Model> model_in_turns() {
+    return std::make_shared<const Model>(random_weights(miniature_shape(), at::kFloat, 7), Placement{}, true);
+}
+
+/// How many of the tensors have data.
+int64_t present(const std::vector<at::Tensor> &tensors) {
+    return std::count_if(tensors.begin(), tensors.end(), [](const at::Tensor &tensor) {
+        return tensor.defined() && tensor.storage().data() != nullptr;
+    });
+}
+
+/// Pictures of a clip, a chunk each, by a stream of tiles on that model.
+std::vector<at::Tensor> run_tiles(const std::shared_ptr<const Model> &model,
+                                  const std::vector<PicturePtr> &pictures, const Observer &observer = {}) {
+    const c10::InferenceMode guard;
+    const Log log;
+    StreamOptions options = test::stream_options({40, 24});
+    options.tile = 128;
+    options.tile_overlap = 16;
+    options.batch.batch = 2;
+    FrameStream stream(model, options, host_memory, log);
+    std::vector<at::Tensor> out;
+    for (size_t i = 0; i < pictures.size();) {
+        std::vector<at::Tensor> frames;
+        while (static_cast<int64_t>(frames.size()) < schedule::frames_in(static_cast<int64_t>(out.size())))
+            frames.push_back(pictures[i++]->to_tensor());
+        out.push_back(stream.step(frames, observer));
+    }
+    return out;
+}
+
+TEST(Turns, OnePartsWeightsAreThereAtATime) {
+    const c10::InferenceMode guard;
+    const auto model = model_in_turns();
+    const std::vector<at::Tensor> dit = model->dit.weights(), projector = model->lq_projector.weights(),
+                                  decoder = model->decoder.weights();
+    EXPECT_EQ(present(dit) + present(projector) + present(decoder), 0);
+    EXPECT_GT(model->turn_bytes().transformer, 0);
+    EXPECT_GT(model->turn_bytes().decoder, 0);
+
+    int turns = 0;
+    Observer observer;
+    observer.part = [&](std::string_view name) {
+        const bool transformer = name == "projector";
+        if (!transformer && name != "decoder")
+            return;
+        turns++;
+        EXPECT_EQ(present(dit), transformer ? static_cast<int64_t>(dit.size()) : 0) << name;
+        EXPECT_EQ(present(projector), transformer ? static_cast<int64_t>(projector.size()) : 0) << name;
+        EXPECT_EQ(present(decoder) > 0, !transformer) << name;
+    };
+    const std::vector<PicturePtr> pictures = test::moving_pictures({40, 24}, 33);
+    const auto got = run_tiles(model, pictures, observer);
+    EXPECT_EQ(turns, 2 * 2 * 2) << "two chunks, two parts, three tiles in batches of two";
+    const auto expected = run_tiles(test::miniature_model(), pictures);
+    ASSERT_EQ(got.size(), expected.size());
+    for (size_t i = 0; i < got.size(); i++)
+        EXPECT_TRUE(at::equal(got[i], expected[i])) << "chunk " << i;
+}
+
+TEST(Turns, StreamsThatShareTheModelWaitForEachOther) {
+    const auto model = model_in_turns();
+    const std::vector<PicturePtr> pictures = test::moving_pictures({40, 24}, 33);
+    const auto expected = run_tiles(test::miniature_model(), pictures);
+    std::vector<std::vector<at::Tensor>> got(3);
+    {
+        std::vector<std::jthread> threads;
+        for (auto &own : got)
+            threads.emplace_back([&] { own = run_tiles(model, pictures); });
+    }
+    for (const auto &own : got) {
+        ASSERT_EQ(own.size(), expected.size());
+        for (size_t i = 0; i < own.size(); i++)
+            EXPECT_TRUE(at::equal(own[i], expected[i])) << "chunk " << i;
+    }
+}
+
+TEST(Turns, WithoutThemNothingIsMoved) {
+    const auto model = test::miniature_model();
+    EXPECT_EQ(model->turn_bytes().transformer + model->turn_bytes().decoder, 0);
+    const auto one = model->turn(Part::transformer), other = model->turn(Part::decoder);
+    EXPECT_FALSE(one.owns_lock() || other.owns_lock());
+    EXPECT_GT(present(model->dit.weights()), 0);
+    EXPECT_GT(present(model->decoder.weights()), 0);
+}
+
 TEST(WorkerStats, AreSummedUpALineForEachWorker) {
     std::vector<std::string> lines;
     const Log log([&](LogLevel, const std::string &line) { lines.push_back(line); });

@@ -163,6 +163,28 @@ TEST(BatchPlanner, KeepsWithinTheLimitAndTheMargin) {
     }
 }
 
+// Weights of 1000 MiB visit the device at each step. Where a batch is seen to take more than what its tiles
+// were taken to need, that may be them or the tiles; the tiles are what is safe to assume.
+TEST(BatchPlanner, LeavesRoomForVisitingWeights) {
+    constexpr int64_t mib = int64_t{1} << 20;
+    int64_t usable_mib = 78 * 3 + 10;
+    const auto memory = [&] { return DeviceMemory{(2048 + 1000 + usable_mib) * mib, 65536 * mib}; };
+    BatchOptions options;
+    options.adaptive = true;
+    options.visiting = 1000 * mib;
+    const Log log;
+    BatchPlanner planner(options, 256 * 256, 4, memory, log);
+    EXPECT_EQ(planner.batch(), 3);
+    usable_mib = 3000;
+    for (int i = 0; i < BatchPlanner::review_interval; i++)
+        planner.succeeded(2, (1000 + 2 * 50) * mib);
+    EXPECT_EQ(planner.batch(), 5);
+    usable_mib = -500;
+    for (int i = 0; i < BatchPlanner::review_interval; i++)
+        planner.succeeded(2, (1000 + 2 * 50) * mib);
+    EXPECT_EQ(planner.batch(), 1);
+}
+
 // What was seen of larger tiles, and that too many of them did not fit, says nothing of smaller ones.
 TEST(BatchPlanner, EstimatesTilesOfAnotherSizeAfresh) {
     constexpr int64_t mib = int64_t{1} << 20;
@@ -212,6 +234,26 @@ TEST(MemoryModel, PrefersWholePicturesThenTheLargestTilesThatFit) {
         EXPECT_TRUE(std::is_sorted(sides.rbegin(), sides.rend()));
         before = sides.front();
     }
+}
+
+// The decoder's own need is the larger one at this size, and its weights are the smaller ones.
+TEST(MemoryModel, CountsTheWeightsOfOnePartAtATime) {
+    const NetworkShape shape = official_shape();
+    constexpr int64_t gib = int64_t{1} << 30;
+    const Size target = {1408, 768};
+    const int64_t resident = step_bytes(shape, target, 3, 2);
+    const int64_t in_turns = step_bytes(shape, target, 3, 2, {3 * gib, gib / 8});
+    EXPECT_GT(in_turns, resident);
+    EXPECT_LT(in_turns, resident + 3 * gib + gib / 8);
+    EXPECT_EQ(step_bytes(shape, target, 3, 2, {0, gib}) - resident, gib)
+        << "the decoder's turn is the larger one";
+    EXPECT_EQ(step_bytes(shape, target, 3, 2, {gib / 8, gib}) - resident, gib);
+
+    // Free memory before and after the weights of both parts lie on the device.
+    const auto largest = [&](int64_t free, const TurnBytes &turns) {
+        return choose_tile_sizes(shape, {7680, 4352}, 4, 24, 3, 2, free, turns).front();
+    };
+    EXPECT_GE(largest(60 * gib, {3 * gib, gib / 8}), largest(57 * gib - gib / 8, {}));
 }
 
 } // namespace

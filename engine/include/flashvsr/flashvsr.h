@@ -179,8 +179,12 @@ typedef struct FlashVSRSettings {
     /** Tiles that go through the network together, unless adaptive_batch is set: then 1 to 8 from free
      *  memory. Default 1 and 0. */
     int tile_batch, adaptive_batch;
-    /** Most device memory to use: bytes, or a fraction of it where not above 1. 0 (default): all but 2 GiB. */
+    /** Most device memory to use: bytes, or a fraction of it where not above 1. 0 (default): all but
+     *  2 GiB. */
     double vram_limit;
+    /** Keep the weights in host memory and only those of the transformer or those of the decoder on a GPU at
+     *  a time. Takes less of its memory, more time, and gives the same frames. Default 0. */
+    int unload_dit;
     /** Called for every log line, possibly from a thread of the library, never two at a time. The
      *  line ends without a newline and is valid during the call. NULL (default): no log. */
     void (*log)(void *opaque, int level, const char *line);
@@ -283,6 +287,14 @@ FLASHVSR_API int flashvsr_send_frame(FlashVSRContext *ctx, const FlashVSRFrame *
  *         the work
  */
 FLASHVSR_API int flashvsr_receive_frame(FlashVSRContext *ctx, FlashVSRFrame *frame);
+
+/**
+ * Change the colour fix of the frames that are sent from now on. Those that are inside keep theirs.
+ *
+ * @param color_fix enum FlashVSRColorFix
+ * @return 0 or -EINVAL
+ */
+FLASHVSR_API int flashvsr_set_color_fix(FlashVSRContext *ctx, int color_fix);
 
 /** The sentence that goes with the last failure on this context; "" if there was none. Valid until
  *  the next call on it. */

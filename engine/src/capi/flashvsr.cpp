@@ -12,10 +12,12 @@
 
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <chrono>
 #include <deque>
 #include <future>
 #include <map>
+#include <mutex>
 #include <new>
 
 #define STRING(x) #x
@@ -35,6 +37,28 @@ Log make_log(const FlashVSRSettings &settings) {
     });
 }
 
+/// The colour fix of every frame, by the frames from which on it changed. Thread-safe.
+class ColorFixes {
+public:
+    explicit ColorFixes(ColorFix first) : from_({{0, first}}) {}
+
+    ColorFix at(int64_t frame) const {
+        const std::lock_guard lock(mutex_);
+        return std::prev(from_.upper_bound(frame))->second;
+    }
+
+    /// @param done frames that nobody will ask for any more
+    void change(int64_t frame, ColorFix color_fix, int64_t done) {
+        const std::lock_guard lock(mutex_);
+        from_[frame] = color_fix;
+        from_.erase(from_.begin(), std::prev(from_.upper_bound(done)));
+    }
+
+private:
+    mutable std::mutex mutex_;
+    std::map<int64_t, ColorFix> from_;
+};
+
 } // namespace
 
 struct FlashVSRContext {
@@ -45,6 +69,8 @@ struct FlashVSRContext {
     Size input, output;
     std::unique_ptr<Pipeline> pipeline;
     int64_t model_bytes = 0;
+    ColorFix model_color_fix = ColorFix::adain; ///< where the settings leave it open
+    std::shared_ptr<ColorFixes> color_fixes;
     std::deque<void *> opaques; ///< of the frames inside
     int64_t frames_in = 0, frames_out = 0;
     std::chrono::steady_clock::time_point opened = std::chrono::steady_clock::now();
@@ -83,14 +109,17 @@ WorkTotals totals(const Pipeline &pipeline) {
 }
 
 /// The network on each device that is named, once on each, loaded side by side.
-std::vector<WorkerDevice> load_models(const ModelWeights &weights, const std::vector<Placement> &places) {
+/// @param take_turns as Model(), on devices that have a memory of their own
+std::vector<WorkerDevice> load_models(const ModelWeights &weights, const std::vector<Placement> &places,
+                                      bool take_turns) {
     std::map<std::string, std::future<std::shared_ptr<const Model>>> loading;
     for (const Placement &place : places) {
         if (!loading.contains(place.device.str()))
-            loading[place.device.str()] = std::async(std::launch::async, [&weights, place] {
+            loading[place.device.str()] = std::async(std::launch::async, [&weights, place, take_turns] {
                 const c10::InferenceMode inference;
                 const DeviceScope scope(place.device);
-                auto model = std::make_shared<const Model>(weights, place);
+                auto model =
+                    std::make_shared<const Model>(weights, place, take_turns && !place.device.is_cpu());
                 synchronize(place.device);
                 return model;
             });
@@ -104,6 +133,22 @@ std::vector<WorkerDevice> load_models(const ModelWeights &weights, const std::ve
         devices.push_back({place.device.str(), models[place.device.str()],
                            [device = place.device] { return memory_of(device); }});
     return devices;
+}
+
+/// Let batches leave room for weights that take turns, and say what that does.
+void plan_turns(StreamOptions &stream, const std::vector<WorkerDevice> &devices, const Log &log) {
+    constexpr int to_mebibytes = 20;
+    for (const WorkerDevice &device : devices) {
+        const TurnBytes turns = device.model->turn_bytes();
+        stream.batch.visiting = std::max({stream.batch.visiting, turns.transformer, turns.decoder});
+        if (turns.transformer > 0)
+            log(LogLevel::verbose, "unload_dit: ", turns.transformer >> to_mebibytes,
+                " MiB of the transformer and ", turns.decoder >> to_mebibytes,
+                " MiB of the decoder take turns on ", device.name);
+    }
+    if (std::any_of(devices.begin(), devices.end(),
+                    [](const WorkerDevice &device) { return device.model->placement.device.is_cpu(); }))
+        log(LogLevel::info, "unload_dit does nothing on the CPU: weights and pictures share one memory");
 }
 
 std::string device_names(const std::vector<WorkerDevice> &devices) {
@@ -130,13 +175,18 @@ void open(FlashVSRContext &ctx, const FlashVSRSettings &settings) {
     const ModelWeights weights =
         load_model_directory(builtin ? builtin_model_directory() : std::filesystem::path(settings.model_dir),
                              wished_version(settings.version), ctx.log);
-    options.stream.color_fix =
-        wished_color_fix(settings.color_fix).value_or(weights.color_fix.value_or(ColorFix::adain));
-    std::vector<WorkerDevice> devices = load_models(weights, places);
+    ctx.model_color_fix = weights.color_fix.value_or(ColorFix::adain);
+    options.stream.color_fix = wished_color_fix(settings.color_fix).value_or(ctx.model_color_fix);
+    ctx.color_fixes = std::make_shared<ColorFixes>(options.stream.color_fix);
+    options.stream.color_fix_at = [fixes = ctx.color_fixes, first = settings.first_frame](int64_t place) {
+        return fixes->at(place - first);
+    };
+    std::vector<WorkerDevice> devices = load_models(weights, places, settings.unload_dit != 0);
     const Model &model = *devices.front().model;
     ctx.model_bytes = model.bytes;
-    plan_tiles(options.stream, settings, weights.shape,
-               static_cast<int64_t>(c10::elementSize(model.placement.dtype)), devices.front().memory());
+    plan_tiles(options.stream, settings, weights.shape, model, devices.front().memory());
+    if (settings.unload_dit)
+        plan_turns(options.stream, devices, ctx.log);
     ctx.output = options.stream.output;
     ctx.pipeline = make_pipeline(options, devices, ctx.log);
 
@@ -242,6 +292,16 @@ int flashvsr_receive_frame(FlashVSRContext *ctx, FlashVSRFrame *frame) {
         frame->opaque = ctx->opaques.front();
         ctx->opaques.pop_front();
         ctx->frames_out++;
+        return 0;
+    });
+}
+
+int flashvsr_set_color_fix(FlashVSRContext *ctx, int color_fix) {
+    return guarded(ctx, [&] {
+        if (!ctx->pipeline)
+            fail(EINVAL, "the context was not opened");
+        ctx->color_fixes->change(ctx->frames_in, wished_color_fix(color_fix).value_or(ctx->model_color_fix),
+                                 ctx->frames_out);
         return 0;
     });
 }

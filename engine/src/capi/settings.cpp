@@ -122,7 +122,7 @@ at::ScalarType precision_on(const at::Device &device, int precision) {
 }
 
 void plan_tiles(StreamOptions &stream, const FlashVSRSettings &settings, const NetworkShape &shape,
-                int64_t value_bytes, const DeviceMemory &memory) {
+                const Model &model, const DeviceMemory &memory) {
     const double scale =
         std::max(static_cast<double>(stream.output.width) / static_cast<double>(stream.input.width),
                  static_cast<double>(stream.output.height) / static_cast<double>(stream.input.height));
@@ -146,9 +146,9 @@ void plan_tiles(StreamOptions &stream, const FlashVSRSettings &settings, const N
         int64_t available = memory.free - BatchPlanner::margin_bytes;
         if (stream.batch.limit > 0)
             available = std::min(available, stream.batch.limit);
-        std::vector<int64_t> sides =
-            choose_tile_sizes(shape, target_size(stream.output), scale, settings.tile_overlap,
-                              stream.sparse.kv_groups(), value_bytes, available);
+        std::vector<int64_t> sides = choose_tile_sizes(
+            shape, target_size(stream.output), scale, settings.tile_overlap, stream.sparse.kv_groups(),
+            static_cast<int64_t>(c10::elementSize(model.placement.dtype)), available, model.turn_bytes());
         std::transform(sides.begin(), sides.end(), sides.begin(), scaled);
         stream.tile = sides.front();
         stream.fallback_tiles.assign(sides.begin() + 1, sides.end());

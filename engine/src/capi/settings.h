@@ -24,8 +24,8 @@ std::optional<ColorFix> wished_color_fix(int color_fix);
 at::ScalarType precision_on(const at::Device &device, int precision);
 
 /// Set the stream's tiles: as asked for, or the largest that fit the memory.
-/// @param value_bytes bytes of a value in the model's precision
+/// @param memory of the model's device
 void plan_tiles(StreamOptions &stream, const FlashVSRSettings &settings, const NetworkShape &shape,
-                int64_t value_bytes, const DeviceMemory &memory);
+                const Model &model, const DeviceMemory &memory);
 
 } // namespace flashvsr

@@ -295,4 +295,18 @@ void Dit::report_constants(const Observer &observer) const {
     }
 }
 
+std::vector<at::Tensor> Dit::weights() const {
+    std::vector<at::Tensor> all = {patch_.weight, patch_.bias, head_.weight, head_.bias,       head_shift_,
+                                   head_scale_,   sinusoid_,   time_,        time_modulation_, context_};
+    for (const Block &block : blocks_) {
+        for (const LinearWeights *layer :
+             {&block.qkv, &block.self_out, &block.cross_q, &block.cross_out, &block.ffn_in, &block.ffn_out})
+            all.insert(all.end(), {layer->weight, layer->bias});
+        all.insert(all.end(), {block.norm.query, block.norm.key, block.cross_norm_q, block.norm3_weight,
+                               block.norm3_bias, block.shift1, block.scale1, block.shift2, block.scale2,
+                               block.gate1, block.context_key, block.context_value});
+    }
+    return all;
+}
+
 } // namespace flashvsr

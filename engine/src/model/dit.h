@@ -50,6 +50,9 @@ public:
     /// cross_v_blockN.
     void report_constants(const Observer &observer) const;
 
+    /// Every tensor that it keeps.
+    std::vector<at::Tensor> weights() const;
+
 private:
     struct Block {
         LinearWeights qkv, self_out, cross_q, cross_out, ffn_in, ffn_out; ///< gates folded into the outputs

@@ -112,4 +112,12 @@ std::vector<at::Tensor> LqProjector::step(const at::Tensor &frames, LqProjectorS
     return tokens;
 }
 
+std::vector<at::Tensor> LqProjector::weights() const {
+    std::vector<at::Tensor> all = {conv1_.weight, conv1_.bias,  conv2_.weight,
+                                   conv2_.bias,   norm1_gamma_, norm2_gamma_};
+    for (const LinearWeights &layer : linear_)
+        all.insert(all.end(), {layer.weight, layer.bias});
+    return all;
+}
+
 } // namespace flashvsr

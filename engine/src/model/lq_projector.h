@@ -37,6 +37,9 @@ public:
     std::vector<at::Tensor> step(const at::Tensor &frames, LqProjectorState &state,
                                  const Observer &observer = {}) const;
 
+    /// Every tensor that it keeps.
+    std::vector<at::Tensor> weights() const;
+
 private:
     Version version_;
     // A (4,3,3) kernel over time as a 3x3 kernel over four frames' stacked channels.

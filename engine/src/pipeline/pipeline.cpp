@@ -9,11 +9,11 @@
 
 namespace flashvsr {
 
-std::vector<PendingPicture> pending_pictures(const at::Tensor &pictures) {
+std::vector<PendingPicture> pending_pictures(const at::Tensor &pictures, size_t worker) {
     const auto download = std::make_shared<const Download>(pictures);
     std::vector<PendingPicture> pending;
     for (int64_t i = 0; i < pictures.size(0); i++)
-        pending.push_back({download, i});
+        pending.push_back({download, i, worker});
     return pending;
 }
 

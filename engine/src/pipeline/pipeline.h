@@ -24,12 +24,13 @@ struct OutputPicture {
 struct PendingPicture {
     std::shared_ptr<const Download> pictures; ///< (N, 3, H, W)
     int64_t place = 0;
+    size_t worker = 0; ///< who makes it
 
     at::Tensor wait() const { return pictures->wait().select(0, place); }
 };
 
 /// The pictures of (N, 3, H, W), on their way to the host.
-std::vector<PendingPicture> pending_pictures(const at::Tensor &pictures);
+std::vector<PendingPicture> pending_pictures(const at::Tensor &pictures, size_t worker);
 
 struct WorkerStats {
     std::string device;
@@ -59,6 +60,8 @@ struct PipelineOptions {
     int64_t segment = 0;  ///< frames of a segment; 0: one endless segment on one device, chosen for several
     /// Called by a worker before each of its steps; what it throws is the worker's failure. For tests.
     std::function<void(size_t worker, int64_t step)> before_step;
+    /// Called before a picture of a worker is waited for; what it throws is the worker's failure. For tests.
+    std::function<void(size_t worker)> before_wait;
 };
 
 /// Pictures in, pictures out, in order, with threads that run the network between them. What waits on either

@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace flashvsr {
 
@@ -123,20 +124,48 @@ bool SegmentPipeline::may_start(const Job &job) const {
 Pipeline::Received SegmentPipeline::receive(OutputPicture &picture) {
     std::unique_lock lock(mutex_);
     const auto finished = [&] { return flushed_ && frames_out_ == frames_in_; };
-    changed_.wait(lock,
-                  [&] { return next_ready() || failure_ || finished() || (!flushed_ && !full_locked()); });
-    if (next_ready()) {
-        const NextPicture next = take_next();
-        picture.index = frames_out_ - 1;
-        changed_.notify_all();
+    for (;;) {
+        changed_.wait(
+            lock, [&] { return next_ready() || failure_ || finished() || (!flushed_ && !full_locked()); });
+        if (!next_ready())
+            break;
+        const NextPicture next = this->next();
+        // Nobody but this caller takes segments and pictures away.
+        const JobRef job = jobs_.begin();
         lock.unlock();
-        picture.pixels = next.picture.wait();
-        if (next.other)
-            picture.pixels = at::lerp(picture.pixels, next.other->wait(), next.weight);
+        std::optional<at::Tensor> pixels = wait_for(next.picture, *job), other;
+        if (pixels && next.other)
+            other = wait_for(*next.other, *std::next(job));
+        if (pixels && next.other && other)
+            pixels = at::lerp(*pixels, *other, next.weight);
+        lock.lock();
+        if (!pixels || (next.other && !other))
+            continue;
+        take_next();
+        picture = {frames_out_++, std::move(*pixels)};
+        drop_finished();
+        changed_.notify_all();
         return Received::picture;
     }
     throw_failure();
     return finished() ? Received::end : Received::send_more;
+}
+
+/// A picture of a segment, or nothing where its device failed meanwhile: what is not given out yet of the
+/// segment is then made again.
+std::optional<at::Tensor> SegmentPipeline::wait_for(const PendingPicture &picture, Job &job) {
+    try {
+        if (options_.before_wait)
+            options_.before_wait(picture.worker);
+        return picture.wait();
+    } catch (...) {
+        const Error error = current_error();
+        const std::lock_guard lock(mutex_);
+        job.outputs.clear();
+        job.made = job.taken;
+        worker_failed(picture.worker, job, error);
+        return std::nullopt;
+    }
 }
 
 bool SegmentPipeline::next_ready() const {
@@ -148,25 +177,27 @@ bool SegmentPipeline::next_ready() const {
     return frames_out_ < after.segment.begin || after.has(frames_out_);
 }
 
-SegmentPipeline::NextPicture SegmentPipeline::take_next() {
-    const auto take = [&](Job &job) {
-        PendingPicture picture = std::move(job.output(frames_out_));
-        job.outputs.pop_front();
-        job.taken++;
-        return picture;
-    };
-    NextPicture next{take(jobs_.front()), std::nullopt};
+SegmentPipeline::NextPicture SegmentPipeline::next() const {
+    NextPicture next{jobs_.front().output(frames_out_), std::nullopt};
     if (jobs_.size() > 1) {
-        Job &after = *std::next(jobs_.begin());
+        const Job &after = *std::next(jobs_.begin());
         if (frames_out_ >= after.segment.begin) {
             next.weight = static_cast<double>(frames_out_ - after.segment.begin + 1) /
                           static_cast<double>(after.segment.fade + 1);
-            next.other = take(after);
+            next.other = after.output(frames_out_);
         }
     }
-    frames_out_++;
-    drop_finished();
     return next;
+}
+
+/// Let go of what next() is.
+void SegmentPipeline::take_next() {
+    for (Job &job : jobs_) {
+        if (frames_out_ < job.segment.begin)
+            break;
+        job.outputs.pop_front();
+        job.taken++;
+    }
 }
 
 /// Forget segments that are given out. One whose thread is still at look-ahead frames waits for it to let go.
@@ -190,7 +221,7 @@ void SegmentPipeline::work(size_t worker, const std::stop_token &stop) {
     const DeviceScope scope(devices_[worker].model->placement.device);
     std::optional<Worker> own;
     JobRef job;
-    while (take_job(job, stop)) {
+    while (take_job(worker, job, stop)) {
         try {
             const TorchGuard guard(log_);
             if (!own)
@@ -198,8 +229,10 @@ void SegmentPipeline::work(size_t worker, const std::stop_token &stop) {
             run(*own, *job, stop);
         } catch (...) {
             const Error error = current_error();
+            const std::lock_guard lock(mutex_);
+            job->running = false;
             if (!stop.stop_requested())
-                worker_failed(worker, &*job, error);
+                worker_failed(worker, *job, error);
             return;
         }
         const std::lock_guard lock(mutex_);
@@ -209,14 +242,14 @@ void SegmentPipeline::work(size_t worker, const std::stop_token &stop) {
     }
 }
 
-bool SegmentPipeline::take_job(JobRef &job, const std::stop_token &stop) {
+bool SegmentPipeline::take_job(size_t worker, JobRef &job, const std::stop_token &stop) {
     std::unique_lock lock(mutex_);
     const auto find = [&] {
         job = std::find_if(jobs_.begin(), jobs_.end(),
                            [&](const Job &candidate) { return may_start(candidate); });
-        return job != jobs_.end();
+        return job != jobs_.end() || stats_[worker].failed;
     };
-    if (!changed_.wait(lock, stop, find))
+    if (!changed_.wait(lock, stop, find) || stats_[worker].failed)
         return false;
     job->running = true;
     changed_.notify_all();
@@ -268,8 +301,9 @@ void SegmentPipeline::run(Worker &worker, Job &job, const std::stop_token &stop)
         std::vector<at::Tensor> frames;
         frames.reserve(held.size());
         for (const PicturePtr &picture : held)
-            frames.push_back(picture->to_tensor());
-        const std::vector<PendingPicture> pictures = pending_pictures(stream.step(frames, observer));
+            frames.push_back(picture->to_tensor(devices_[worker.index].model->placement.device));
+        const std::vector<PendingPicture> pictures =
+            pending_pictures(stream.step(frames, observer), worker.index);
         worker.timer.end();
 
         std::unique_lock lock(mutex_);
@@ -295,17 +329,16 @@ void SegmentPipeline::run(Worker &worker, Job &job, const std::stop_token &stop)
     worker.planner = std::move(stream.planner());
 }
 
-void SegmentPipeline::worker_failed(size_t worker, Job *job, const Error &error) {
-    const std::lock_guard lock(mutex_);
-    stats_[worker].failed = true;
-    job->running = false;
+/// With the mutex held. A worker may fail twice: where its pictures are waited for, and at its next step.
+void SegmentPipeline::worker_failed(size_t worker, const Job &job, const Error &error) {
+    const bool first = !std::exchange(stats_[worker].failed, true);
     const bool others =
         std::any_of(stats_.begin(), stats_.end(), [](const WorkerStats &s) { return !s.failed; });
-    if (others)
-        log_(LogLevel::warning, "device ", devices_[worker].name, " failed (", error.what(),
-             "): frames from ", job->segment.begin, " on are run again on another");
-    else if (!failure_)
+    if (!others && !failure_)
         failure_ = error;
+    else if (others && first)
+        log_(LogLevel::warning, "device ", devices_[worker].name, " failed (", error.what(),
+             "): frames from ", job.segment.begin, " on are run again on another");
     changed_.notify_all();
 }
 

@@ -15,7 +15,8 @@
 namespace flashvsr {
 
 /// Segments dealt to whichever device is free, and their pictures given out in order, cross-faded where
-/// segments overlap. A device that fails has its segment run again from its start by another.
+/// segments overlap. A device that fails, at a step or when its pictures are waited for, has its segment run
+/// again from its start by another.
 class SegmentPipeline : public Pipeline {
 public:
     SegmentPipeline(const PipelineOptions &options, std::vector<WorkerDevice> devices, const Log &log);
@@ -42,7 +43,7 @@ private:
         int64_t length() const { return segment.end - segment.begin; }
         bool done() const { return closed && made >= length(); }
         bool has(int64_t frame) const { return frame - segment.begin < made; }
-        PendingPicture &output(int64_t frame) { return outputs[frame - segment.begin - taken]; }
+        const PendingPicture &output(int64_t frame) const { return outputs[frame - segment.begin - taken]; }
     };
     using JobRef = std::list<Job>::iterator;
     /// What a worker takes from one segment to the next.
@@ -54,10 +55,10 @@ private:
     };
 
     void work(size_t worker, const std::stop_token &stop);
-    bool take_job(JobRef &job, const std::stop_token &stop);
+    bool take_job(size_t worker, JobRef &job, const std::stop_token &stop);
     Worker make_worker(size_t index) const;
     void run(Worker &worker, Job &job, const std::stop_token &stop);
-    void worker_failed(size_t worker, Job *job, const Error &error);
+    void worker_failed(size_t worker, const Job &job, const Error &error);
 
     bool may_start(const Job &job) const;
     void drop_finished();
@@ -71,7 +72,9 @@ private:
         std::optional<PendingPicture> other;
         double weight = 0; ///< of the other
     };
-    NextPicture take_next();
+    NextPicture next() const;
+    std::optional<at::Tensor> wait_for(const PendingPicture &picture, Job &job);
+    void take_next();
     void throw_failure() const;
 
     const PipelineOptions options_;

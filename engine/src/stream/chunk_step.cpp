@@ -37,18 +37,20 @@ ChunkOutput run_chunk(const Model &model, const SparseOptions &sparse, const at:
     StreamState after = state;
     after.chunk = chunk + 1;
 
-    observer.enter("projector");
-    const std::vector<at::Tensor> tokens = project(model.lq_projector, frames, after.projector, observer);
-    for (const at::Tensor &layer : tokens)
-        observer("lq_tokens", layer);
-    const at::Tensor velocity =
-        model.dit.predict(noise, schedule::first_latent(chunk), tokens, sparse, after.dit, observer);
-
     ChunkOutput output;
-    output.latents = noise - velocity;
+    {
+        const auto turn = model.turn(Part::transformer);
+        observer.enter("projector");
+        const std::vector<at::Tensor> tokens = project(model.lq_projector, frames, after.projector, observer);
+        for (const at::Tensor &layer : tokens)
+            observer("lq_tokens", layer);
+        output.latents = noise - model.dit.predict(noise, schedule::first_latent(chunk), tokens, sparse,
+                                                   after.dit, observer);
+    }
     const at::Tensor ready = frames.narrow(2, 0, count - schedule::look_ahead);
     output.condition = chunk == 0 ? ready : at::cat({state.look_ahead, ready}, 2);
     after.look_ahead = frames.narrow(2, count - schedule::look_ahead, schedule::look_ahead).clone();
+    const auto turn = model.turn(Part::decoder);
     observer.enter("decoder");
     output.frames = model.decoder.decode(output.latents, output.condition, after.decoder, observer);
     state = std::move(after);

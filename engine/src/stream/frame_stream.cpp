@@ -5,6 +5,8 @@
 
 #include <ATen/ATen.h>
 
+#include <optional>
+
 namespace flashvsr {
 
 namespace {
@@ -48,39 +50,57 @@ FrameStream::Tiling FrameStream::make_tiling(BatchPlanner planner) const {
     return {std::move(grid), std::move(feather), std::move(batches)};
 }
 
-at::Tensor FrameStream::run(const PictureChunk &chunk, const Observer &observer) {
-    at::Tensor picture;
+/// Run a chunk's tiles, those that are left of it where an earlier call failed, and blend them into a
+/// picture.
+void FrameStream::run(const PictureChunk &chunk, at::Tensor &picture, const Observer &observer) {
     tiling_->batches.step(
         chunk,
         [&](const TileOutput &output) { tiling_->feather.accumulate(picture, output, chunk.condition); },
         observer);
-    return picture;
 }
 
 at::Tensor FrameStream::step(std::span<const at::Tensor> frames, const Observer &observer) {
-    observer.enter("input");
-    const PictureChunk chunk = pictures_.begin(frames);
-    for (;;) {
+    // The first chunk is the largest; later ones have state that other tiles could not take over.
+    const bool may_start_again = pictures_.frames_wanted() == schedule::first_frames_in;
+    std::optional<PictureChunk> chunk;
+    at::Tensor picture;
+    for (bool ran = false;;) {
         try {
-            const at::Tensor picture = run(chunk, observer);
+            observer.enter("input");
+            if (!chunk)
+                chunk = pictures_.begin(frames);
+            if (!ran)
+                run(*chunk, picture, observer);
+            ran = true;
             observer.enter("color fix");
-            return pictures_.finish(chunk, picture);
+            return pictures_.finish(*chunk, picture);
         } catch (...) {
             const Error error = current_error();
-            // The first chunk is the largest; later ones have state that other tiles could not take over.
-            if (error.code() != ENOMEM || chunk.index > 0 || options_.fallback_tiles.empty())
+            if (error.code() != ENOMEM)
                 throw error;
-            options_.tile = options_.fallback_tiles.front();
-            options_.fallback_tiles.erase(options_.fallback_tiles.begin());
-            log_(LogLevel::warning, error.what(), ": starting again with tiles of ", options_.tile,
-                 " output pixels");
-            BatchPlanner planner = std::move(this->planner());
-            tiling_.reset();
-            const Size tile = stream_grid(options_).front().size;
-            planner.use_tiles(tile.width * tile.height);
-            tiling_ = std::make_unique<Tiling>(make_tiling(std::move(planner)));
+            if (planner().batch() > 1) {
+                planner().out_of_memory(planner().batch());
+                continue;
+            }
+            if (!may_start_again || options_.fallback_tiles.empty())
+                throw error;
+            start_with_smaller_tiles(error);
+            picture.reset();
+            ran = false;
         }
     }
+}
+
+void FrameStream::start_with_smaller_tiles(const Error &reason) {
+    options_.tile = options_.fallback_tiles.front();
+    options_.fallback_tiles.erase(options_.fallback_tiles.begin());
+    log_(LogLevel::warning, reason.what(), ": starting again with tiles of ", options_.tile,
+         " output pixels");
+    BatchPlanner planner = std::move(this->planner());
+    tiling_.reset();
+    const Size tile = stream_grid(options_).front().size;
+    planner.use_tiles(tile.width * tile.height);
+    tiling_ = std::make_unique<Tiling>(make_tiling(std::move(planner)));
 }
 
 } // namespace flashvsr

@@ -29,9 +29,11 @@ public:
     /// Size of the tiles, output pixels.
     Size tile() const { return tiling_->grid.front().size; }
 
-    /// Run the next chunk. After an exception the stream is of no use.
+    /// Run the next chunk. Where memory runs out, in the network or around it, it goes on with smaller
+    /// batches, and the first chunk with smaller tiles then. After an exception the stream is of no use.
     /// @param frames as ChunkPictures::begin()
-    /// @return the next pictures, (N, 3, H, W) in [-1, 1], on the model's device, which may still be at work
+    /// @return the next pictures, (N, 3, H, W) as ChunkPictures::finish() gives them, on the model's device,
+    ///         which may still be at work
     at::Tensor step(std::span<const at::Tensor> frames, const Observer &observer = {});
 
 private:
@@ -42,7 +44,8 @@ private:
         TileBatches batches;
     };
     Tiling make_tiling(BatchPlanner planner) const;
-    at::Tensor run(const PictureChunk &chunk, const Observer &observer);
+    void run(const PictureChunk &chunk, at::Tensor &picture, const Observer &observer);
+    void start_with_smaller_tiles(const Error &reason);
 
     std::shared_ptr<const Model> model_;
     StreamOptions options_;

@@ -45,7 +45,7 @@ int64_t BatchPlanner::usable_bytes() const {
     int64_t usable = memory.free - margin_bytes;
     if (options_.limit > 0)
         usable = std::min(usable, options_.limit - (memory.total - memory.free));
-    return std::max<int64_t>(0, usable);
+    return std::max<int64_t>(0, usable - options_.visiting);
 }
 
 void BatchPlanner::review() {

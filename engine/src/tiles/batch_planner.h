@@ -12,8 +12,9 @@ namespace flashvsr {
 
 struct BatchOptions {
     bool adaptive = false;
-    int64_t batch = 1; ///< tiles in a step when not adaptive
-    int64_t limit = 0; ///< most bytes of the device to use; 0: all but the margin
+    int64_t batch = 1;    ///< tiles in a step when not adaptive
+    int64_t limit = 0;    ///< most bytes of the device to use; 0: all but the margin
+    int64_t visiting = 0; ///< bytes of weights that a step brings to the device, whatever its batch
 };
 
 /// What became of a planner's decisions.
@@ -26,9 +27,9 @@ struct BatchRecord {
 
 /// How many tiles go through a model step together. Not thread-safe.
 ///
-/// Adaptive: 1 to 8 from free memory less a margin of 2 GiB, divided by what a tile takes: at first
-/// side^2 * frames * 3 * bytes * 13, then the most a tile was seen to take. Looked at again every 5 batches;
-/// halved when memory runs out. Every change is logged with its numbers.
+/// Adaptive: 1 to 8 from free memory less a margin of 2 GiB and visiting weights, divided by what a tile
+/// takes: at first side^2 * frames * 3 * bytes * 13, then the most a tile was seen to take. Looked at again
+/// every 5 batches; halved when memory runs out. Every change is logged with its numbers.
 class BatchPlanner {
 public:
     static constexpr int64_t max_batch = 8, review_interval = 5;
@@ -46,7 +47,7 @@ public:
     int64_t batch() const { return batch_; }
 
     /// A batch of `tiles` went through and took `bytes` of memory above what was in use before (0: not
-    /// known).
+    /// known). Visiting weights are counted with the tiles: nobody knows whether they were there at the peak.
     void succeeded(int64_t tiles, int64_t bytes);
 
     /// A batch of `tiles` ran out of memory: the next is half as large.

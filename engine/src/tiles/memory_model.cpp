@@ -16,7 +16,8 @@ constexpr std::array<int64_t, 6> tile_sides = {512, 384, 256, 192, 128, 64};
 
 } // namespace
 
-int64_t step_bytes(const NetworkShape &shape, Size target, int64_t kv_groups, int64_t value_bytes) {
+int64_t step_bytes(const NetworkShape &shape, Size target, int64_t kv_groups, int64_t value_bytes,
+                   const TurnBytes &turns) {
     const int64_t pixels = target.width * target.height, tokens = pixels / 256; // of one latent frame
     const auto &c = shape.decoder_channels;
 
@@ -32,7 +33,8 @@ int64_t step_bytes(const NetworkShape &shape, Size target, int64_t kv_groups, in
     // One latent frame in the decoder, at its last and largest stages: inputs, taps and outputs of a
     // convolution.
     const int64_t decoder = pixels * (2 * 5 * c[2] / 4 + 4 * 4 * std::max(c[2], c[3])) + tokens * 16 * c[0];
-    return value_bytes * (cache + std::max({projector, transformer, decoder}));
+    return value_bytes * cache + std::max(value_bytes * std::max(projector, transformer) + turns.transformer,
+                                          value_bytes * decoder + turns.decoder);
 }
 
 int64_t picture_bytes(Size target) {
@@ -42,9 +44,12 @@ int64_t picture_bytes(Size target) {
 }
 
 std::vector<int64_t> choose_tile_sizes(const NetworkShape &shape, Size target, double scale, int64_t overlap,
-                                       int64_t kv_groups, int64_t value_bytes, int64_t free_bytes) {
+                                       int64_t kv_groups, int64_t value_bytes, int64_t free_bytes,
+                                       const TurnBytes &turns) {
     const int64_t available = free_bytes - picture_bytes(target);
-    const auto fits = [&](Size size) { return step_bytes(shape, size, kv_groups, value_bytes) <= available; };
+    const auto fits = [&](Size size) {
+        return step_bytes(shape, size, kv_groups, value_bytes, turns) <= available;
+    };
     const auto scaled = [&](int64_t side) { return std::lrint(static_cast<double>(side) * scale); };
 
     std::vector<int64_t> chosen;

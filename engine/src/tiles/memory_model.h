@@ -2,6 +2,7 @@
 #pragma once
 
 #include "frame/upscale.h"
+#include "model/model.h"
 #include "weights/network_shape.h"
 
 #include <cstdint>
@@ -10,11 +11,13 @@
 namespace flashvsr {
 
 /// An estimate, on the large side, of the memory that a stream's first and largest step takes, less the
-/// weights.
+/// weights that stay on the device.
 /// @param target      output pixels of the network's input, multiples of 128
 /// @param kv_groups   groups in the K/V cache
 /// @param value_bytes bytes of a value in the model's precision
-int64_t step_bytes(const NetworkShape &shape, Size target, int64_t kv_groups, int64_t value_bytes);
+/// @param turns       weights that come to the device for a part of the step alone
+int64_t step_bytes(const NetworkShape &shape, Size target, int64_t kv_groups, int64_t value_bytes,
+                   const TurnBytes &turns = {});
 
 /// An estimate of what whole pictures of a chunk take beside the tiles.
 int64_t picture_bytes(Size target);
@@ -23,7 +26,9 @@ int64_t picture_bytes(Size target);
 /// is the whole picture; the rest are for when the estimate is wrong. Input pixels.
 /// @param scale   output size / input size
 /// @param overlap input pixels that tiles share; every side is more than two of them
+/// @param turns   as step_bytes()
 std::vector<int64_t> choose_tile_sizes(const NetworkShape &shape, Size target, double scale, int64_t overlap,
-                                       int64_t kv_groups, int64_t value_bytes, int64_t free_bytes);
+                                       int64_t kv_groups, int64_t value_bytes, int64_t free_bytes,
+                                       const TurnBytes &turns = {});
 
 } // namespace flashvsr
