@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "flashvsr/flashvsr.h"
 
+#include "block_cache.h"
 #include "capi/settings.h"
 #include "frame/picture.h"
 #include "ops/device.h"
@@ -346,6 +347,7 @@ void flashvsr_close(FlashVSRContext **ctx) {
         });
     }
     delete closing;
+    release_host_memory();
 }
 
 const char *flashvsr_version(void) {

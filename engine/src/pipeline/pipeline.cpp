@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "pipeline/pipeline.h"
 
+#include "block_cache.h"
 #include "pipeline/segment_pipeline.h"
 #include "pipeline/tile_pipeline.h"
 
@@ -42,6 +43,7 @@ int64_t processors_per_worker(const std::vector<WorkerDevice> &devices) {
 
 std::unique_ptr<Pipeline> make_pipeline(const PipelineOptions &options, std::vector<WorkerDevice> devices,
                                         const Log &log) {
+    cache_host_memory();
     PipelineOptions chosen = options;
     if (options.multi_gpu != MultiGpu::off && devices.size() < 2) {
         log(LogLevel::warning, "multi_gpu needs two devices or more, there is one: ", devices.front().name);
