@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 from typing import Sequence
 
-from flashvsr_cluster import ffmpeg, options, part
+from flashvsr_cluster import ffmpeg, graph, options, part
 from flashvsr_cluster.errors import FAILED, ClusterError, UsageError
 from flashvsr_cluster.join import join
 from flashvsr_cluster.plan import LEAD_IN, Plan, count_parts, cut_film
 from flashvsr_cluster.probe import SCENE_THRESHOLD, probe_film, same_film
 from flashvsr_cluster.slurm import Resources, write_scripts
 from flashvsr_cluster.state import Work
-from flashvsr_cluster.weights import model_folder, read_weights
+from flashvsr_cluster.weights import find_weights, model_folder
 
 INTERRUPTED = 130
 
@@ -33,9 +33,12 @@ def make_plan(given: argparse.Namespace, work: Work, workers: int) -> Plan:
     if not out.parent.is_dir():
         raise UsageError(f"{out.parent} is not a folder")
     output = options.split(given.options)
-    weights = read_weights(model_folder(output.graph))
     tools = ffmpeg.Tools.beside(given.ffmpeg)
     version = ffmpeg.version(tools)
+    weights = find_weights(tools, output.graph)
+    text = output.graph
+    if weights.folder and not model_folder(text):  # it was named by the environment, which workers do not share
+        text = graph.with_option(text, "model", weights.folder)
 
     old = work.load_plan()
     if old is None and out.exists() and not given.force:
@@ -47,7 +50,7 @@ def make_plan(given: argparse.Namespace, work: Work, workers: int) -> Plan:
         parts = old.parts
     else:
         parts = tuple(cut_film(film.frames, film.cuts, count_parts(film.frames, workers, given.part_frames)))
-    plan = Plan(film=film, out=str(out), parts=parts, graph=output.graph, video_options=output.video,
+    plan = Plan(film=film, out=str(out), parts=parts, graph=text, video_options=output.video,
                 file_options=output.file, weights=weights, tools=tools, ffmpeg_version=version,
                 first_frame=ffmpeg.takes_first_frame(tools))
     work.save_plan(plan)
@@ -110,7 +113,10 @@ def command_part(given: argparse.Namespace) -> None:
     plan = work.need_plan()
     if not 0 <= given.index < len(plan.parts):
         raise UsageError(f"part {given.index} is not one of 0 to {len(plan.parts) - 1}")
-    made = part.make_part(part.job_of(plan, given.index), work)
+    job = part.job_of(plan, given.index)
+    if not work.record(job.key):
+        part.check_tools(plan.tools, plan.ffmpeg_version, plan.weights)
+    made = part.make_part(job, work)
     print(f"part {given.index}: {made.frames} frames in {made.seconds:.1f} s on {made.host}")
 
 

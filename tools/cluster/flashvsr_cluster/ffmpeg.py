@@ -19,6 +19,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 COMMON = ("-hide_banner", "-nostdin", "-nostats", "-y", "-loglevel", "repeat+level+warning")
 PASSTHROUGH = ("-fps_mode", "passthrough", "-enc_time_base", "filter")  # every frame at exactly its own time
 ERROR_LINE = re.compile(r"^(?P<context>(?:\[[^][]* @ [^][]*\] )*)\[(?:error|fatal|panic)\] (?P<text>.*)$")
+MODEL_LINE = re.compile(r"^(?:\[[^][]* @ [^][]*\] )*\[verbose\] (?P<folder>.+): model \"", re.MULTILINE)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -145,6 +146,21 @@ def filter_help(tools: Tools) -> str:
 def takes_first_frame(tools: Tools) -> bool:
     """Whether a part of a clip can be told its place in the whole, which decides its noise."""
     return re.search(r"^\s+first_frame\s", filter_help(tools), re.MULTILINE) is not None
+
+
+def default_model(tools: Tools) -> str:
+    """The model directory that the filter takes where its options name none, in its own words.
+
+    @throws ClusterError where it finds none
+    """
+    done = call([tools.ffmpeg, "-hide_banner", "-nostdin", "-loglevel", "repeat+level+verbose", "-f", "lavfi",
+                 "-i", "color=size=16x16", "-frames:v", "1", "-vf", "flashvsr=device=cpu", "-f", "null", "-"])
+    if done.status:
+        raise ClusterError(error_sentence(done.stderr, ended(done.status)))
+    named = MODEL_LINE.search(done.stderr)
+    if not named:
+        raise ClusterError(f"{tools.ffmpeg} does not say which model it takes")
+    return named["folder"]
 
 
 @dataclass(frozen=True)

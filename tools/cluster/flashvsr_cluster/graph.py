@@ -74,8 +74,24 @@ def options(one: Filter) -> dict[str, str]:
     return values
 
 
-def with_option(graph: str, name: str, value: int) -> str:
-    """The graph with one more option of flashvsr."""
+def first_frame(graph: str) -> int:
+    """The place of the film's first frame, where the film is itself a part of a longer one.
+
+    @throws UsageError where it is not a number that can be counted on from
+    """
+    text = options(find_flashvsr(graph)).get("first_frame", "0")
+    if not text.isdecimal():
+        raise UsageError(f"first_frame {text!r} is not a whole number")
+    return int(text)
+
+
+def _escape(text: str, special: str) -> str:
+    return "".join(f"\\{letter}" if letter in special else letter for letter in text)
+
+
+def with_option(graph: str, name: str, value: int | str) -> str:
+    """The graph with one more option of flashvsr, which takes the place of an earlier one of that name."""
     one = find_flashvsr(graph)
     joint = "=" if one.arguments is None else ":" if one.arguments else ""
-    return f"{graph[:one.end]}{joint}{name}={value}{graph[one.end:]}"
+    text = _escape(_escape(str(value), "\\':"), "\\'[],;")
+    return f"{graph[:one.end]}{joint}{name}={text}{graph[one.end:]}"

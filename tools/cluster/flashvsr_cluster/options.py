@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 
 from flashvsr_cluster.errors import UsageError
-from flashvsr_cluster.graph import find_flashvsr
+from flashvsr_cluster.graph import first_frame
 
 FILTER = {"--vf", "-vf", "-filter:v"}
 # No value follows these.
@@ -47,7 +47,7 @@ def _refusal(name: str) -> str | None:
 def split(given: list[str]) -> OutputOptions:
     """Deal out the options.
 
-    @throws UsageError for an option that cannot be kept by parts of a film, or no flashvsr in --vf
+    @throws UsageError for an option that cannot be kept by parts of a film, or no flashvsr that can be in --vf
     """
     graph: str | None = None
     video: list[str] = []
@@ -70,7 +70,7 @@ def split(given: list[str]) -> OutputOptions:
             (file if _is_of_file(name) else video).extend((name, value))
     if graph is None:
         raise UsageError("--vf is missing, such as --vf flashvsr=scale=2,format=yuv420p")
-    find_flashvsr(graph)
+    first_frame(graph)
     if not any(name in ("-c:v", "-codec:v", "-vcodec", "-c:v:0") for name in video):
         raise UsageError("-c:v is missing, such as -c:v libx264")
     return OutputOptions(graph, tuple(video), tuple(file))

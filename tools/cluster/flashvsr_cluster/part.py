@@ -16,6 +16,7 @@ from flashvsr_cluster import ffmpeg, graph
 from flashvsr_cluster.errors import Cause, ClusterError, PartError
 from flashvsr_cluster.plan import Part, Plan
 from flashvsr_cluster.state import Record, Work
+from flashvsr_cluster.weights import Weights, check_weights
 
 # A seek lands on a key frame at or before what is asked for; in files without an index, anywhere near it.
 SEEK_MARGINS_US = (500_000, 20_000_000)
@@ -57,12 +58,22 @@ class Job:
 def job_of(plan: Plan, index: int) -> Job:
     """The job of a plan's part."""
     part, film = plan.parts[index], plan.film
-    text = graph.with_option(plan.graph, "first_frame", part.first) if plan.first_frame else plan.graph
+    text = plan.graph
+    if plan.first_frame:
+        text = graph.with_option(text, "first_frame", graph.first_frame(text) + part.first)
     return Job(name=f"part {index + 1}/{len(plan.parts)}, frames {part.begin}-{part.end - 1}", key=plan.key(part),
                film=film.path, film_bytes=film.size, film_start_us=film.start_us, video=film.video,
                time_base=film.time_base, part=part, pts=film.pts[part.first:part.last],
                sums=film.sums[part.first:part.last], origin=film.pts[0], graph=text, options=plan.video_options,
                tools=plan.tools)
+
+
+def check_tools(tools: ffmpeg.Tools, version: str, weights: Weights) -> None:
+    """@throws ClusterError where this machine would make other pictures than the plan means, or none"""
+    found = ffmpeg.version(tools)
+    if found != version:
+        raise ClusterError(f"{tools.ffmpeg} is '{found}', the plan was made with '{version}'")
+    check_weights(tools, weights)
 
 
 def command(job: Job, out: Path, decoded: Path, margin_us: int | None = SEEK_MARGINS_US[0]) -> list[str]:

@@ -17,9 +17,9 @@ from typing import Any, Sequence
 from flashvsr_cluster.errors import ClusterError
 from flashvsr_cluster.ffmpeg import Tools
 from flashvsr_cluster.probe import Film, Stream
-from flashvsr_cluster.weights import Weights
+from flashvsr_cluster.weights import File, Weights
 
-FORMAT = 1  # of plans and of what parts are made from; a change makes old parts void
+FORMAT = 2  # of plans and of what parts are made from; a change makes old parts void
 
 # The model's schedule: the first step takes 25 frames and gives 21, later ones take and give 8.
 FIRST_OUT, STEP, LOOK_AHEAD = 21, 8, 4
@@ -147,7 +147,7 @@ class Plan:
                            "parts": tuple(Part(**part) for part in values["parts"]),
                            "video_options": tuple(values["video_options"]),
                            "file_options": tuple(values["file_options"]),
-                           "weights": Weights(**values["weights"]), "tools": Tools(**values["tools"])})
+                           "weights": _weights(values["weights"]), "tools": Tools(**values["tools"])})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ClusterError(f"the plan cannot be read: {error}") from error
 
@@ -156,6 +156,10 @@ def _film(values: dict[str, Any]) -> Film:
     return Film(**{**values, "time_base": Fraction(values["time_base"]),
                    "streams": tuple(Stream(**stream) for stream in values["streams"]),
                    "pts": tuple(values["pts"]), "sums": tuple(values["sums"]), "cuts": tuple(values["cuts"])})
+
+
+def _weights(values: dict[str, Any]) -> Weights:
+    return Weights(**{**values, "files": tuple(File(**file) for file in values["files"])})
 
 
 def _digest(values: list[Any]) -> str:

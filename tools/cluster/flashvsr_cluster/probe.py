@@ -138,5 +138,6 @@ def probe_film(tools: ffmpeg.Tools, path: Path, threshold: float = SCENE_THRESHO
                 raise ClusterError(f"{path} has frame {index} at time stamp {after}, after one at {before}; "
                                    "give it time stamps that increase first")
         return Film(path=str(path), size=status.st_size, time_ns=status.st_mtime_ns, digest=digest.result(),
-                    streams=streams, video=video, time_base=frames.time_base, start_us=ffmpeg.microseconds(answer["format"].get("start_time")),
+                    streams=streams, video=video, time_base=frames.time_base,
+                    start_us=ffmpeg.microseconds(answer["format"].get("start_time")),
                     pts=tuple(frames.pts), sums=tuple(frames.sums), cuts=tuple(cut for cut in cuts if cut > 0))

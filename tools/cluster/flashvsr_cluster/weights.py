@@ -4,59 +4,93 @@
 import hashlib
 import os
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
-from flashvsr_cluster import graph
+from flashvsr_cluster import ffmpeg, graph
 from flashvsr_cluster.errors import ClusterError, UsageError
 from flashvsr_cluster.probe import digest_of_file
 
 SUFFIXES = {".safetensors", ".ckpt", ".pth", ".json"}
-BUILT_IN = "built-in"
 ENVIRONMENT = "FLASHVSR_MODEL_DIR"  # where the filter looks when no option names a model
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a model as it was read. One that looks the same is not read again."""
+
+    name: str
+    size: int  # bytes
+    time_ns: int  # of its last change
 
 
 @dataclass(frozen=True)
 class Weights:
     """A model directory and the digest of what is in it."""
 
-    folder: str | None  # None: the filter's built-in model
+    folder: str | None  # None: the built-in model, which each worker's filter finds beside itself
     digest: str
+    files: tuple[File, ...] = ()
 
 
 def model_folder(text: str) -> str | None:
-    """The model directory that a filter graph asks for.
+    """The model directory that a filter graph names.
 
     @throws UsageError where it is relative, since workers run in folders of their own
     """
     named = graph.options(graph.find_flashvsr(text))
-    folder = named.get("model") or named.get("model_dir") or os.environ.get(ENVIRONMENT)
+    folder = named.get("model") or named.get("model_dir")
     if folder and not os.path.isabs(folder):
         raise UsageError(f"model {folder!r} is relative; give its whole path, the same on every worker")
     return folder or None
 
 
-def read_weights(folder: str | None) -> Weights:
-    """Digest of a model directory. The built-in model goes with ffmpeg, whose version is checked.
+def find_weights(tools: ffmpeg.Tools, text: str) -> Weights:
+    """The weights that a filter graph asks for. What the environment names has a path, as what the graph names.
 
-    @throws ClusterError where the directory cannot be read or holds no weights
+    @throws ClusterError where there are none
     """
-    if folder is None:
-        return Weights(None, BUILT_IN)
+    folder = model_folder(text)
+    if folder:
+        return read_weights(folder)
+    weights = read_weights(os.path.abspath(ffmpeg.default_model(tools)))
+    return weights if os.environ.get(ENVIRONMENT) else Weights(None, weights.digest, weights.files)
+
+
+def read_weights(folder: str) -> Weights:
+    """Read a model directory.
+
+    @throws ClusterError where it cannot be read or holds no weights
+    """
     try:
-        files = sorted(path for path in Path(folder).iterdir() if path.suffix in SUFFIXES)
+        files = _list_files(folder)
         if not files:
             raise ClusterError(f"model {folder!r} holds no weights")
-        seen = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
-        return Weights(folder, _digest(seen))
+        return Weights(folder, _digest(folder, files), files)
     except OSError as error:
         raise ClusterError(f"model {folder!r} cannot be read: {error.strerror}") from error
 
 
-@lru_cache(maxsize=4)
-def _digest(files: tuple[tuple[str, int, int], ...]) -> str:
-    """Read once per process as long as sizes and times of the files stay."""
+def check_weights(tools: ffmpeg.Tools, planned: Weights) -> None:
+    """Files whose names, sizes and times are those of the plan are not read.
+
+    @throws ClusterError where this machine has other weights than the plan means, or none
+    """
+    folder = planned.folder or ffmpeg.default_model(tools)
+    try:
+        same = _list_files(folder) == planned.files
+    except OSError as error:
+        raise ClusterError(f"model {folder!r} cannot be read: {error.strerror}") from error
+    if not same and read_weights(folder).digest != planned.digest:
+        raise ClusterError(f"model {folder!r} holds other weights than when the film was planned")
+
+
+def _list_files(folder: str) -> tuple[File, ...]:
+    paths = sorted(path for path in Path(folder).iterdir() if path.suffix in SUFFIXES)
+    return tuple(File(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
+
+
+def _digest(folder: str, files: tuple[File, ...]) -> str:
     state = hashlib.blake2b(digest_size=20)
-    for path, _, _ in files:
-        state.update(f"{Path(path).name} {digest_of_file(Path(path))}\n".encode())
+    for file in files:
+        state.update(f"{file.name} {digest_of_file(Path(folder, file.name))}\n".encode())
     return state.hexdigest()

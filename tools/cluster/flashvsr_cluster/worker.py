@@ -14,9 +14,9 @@ from ray.util.metrics import Counter
 
 from flashvsr_cluster import ffmpeg
 from flashvsr_cluster.errors import Cause, ClusterError, PartError
-from flashvsr_cluster.part import STALL_SECONDS, Job, make_part
+from flashvsr_cluster.part import STALL_SECONDS, Job, check_tools, make_part
 from flashvsr_cluster.state import Record, Work, publish
-from flashvsr_cluster.weights import Weights, read_weights
+from flashvsr_cluster.weights import Weights
 
 REPORT_SECONDS = 1.0
 
@@ -105,15 +105,6 @@ def node_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"flashvsr-cluster-{os.getuid()}"
 
 
-def check_tools(setup: Setup) -> None:
-    """@throws ClusterError where a worker would make other pictures than the plan means, or none"""
-    version = ffmpeg.version(setup.tools)
-    if version != setup.ffmpeg_version:
-        raise ClusterError(f"{setup.tools.ffmpeg} is '{version}', the plan was made with '{setup.ffmpeg_version}'")
-    if read_weights(setup.weights.folder) != setup.weights:
-        raise ClusterError(f"model {setup.weights.folder!r} holds other weights than when the film was planned")
-
-
 class Worker:
     """Makes one part at a time on the device that Ray gave it."""
 
@@ -127,7 +118,7 @@ class Worker:
         gpus = tuple(context.get_accelerator_ids().get("GPU", []))
         place = Place(context.get_node_id(), gpus, os.uname().nodename)
         try:
-            check_tools(self._setup)
+            check_tools(self._setup.tools, self._setup.ffmpeg_version, self._setup.weights)
             return place
         except ClusterError as error:
             return replace(place, problem=str(error))

@@ -16,6 +16,7 @@ from flashvsr_cluster.part import job_of, make_part
 from flashvsr_cluster.state import Work
 
 CODEC = ["-c:v", "libx264", "-preset", "ultrafast"]
+SIDE = 64  # of the pictures that come out
 VFR = "settb=1/12800,setpts='N*512+mod(N*N*97\\,211)+floor(N/7)*3001'"
 
 
@@ -41,6 +42,13 @@ class Studio:
         self.ffmpeg("-f", "lavfi", "-i", source, *inputs, "-pix_fmt", "yuv420p", *video, "-frames:v", frames,
                     *ffmpeg.PASSTHROUGH, made)
         return made
+
+    def pixels(self, *words):
+        """The lightness of each frame that ffmpeg gives."""
+        raw = self.folder / "raw"
+        self.ffmpeg(*words, "-f", "rawvideo", "-pix_fmt", "gray", raw)
+        pixels = raw.read_bytes()
+        return [pixels[at:at + SIDE * SIDE] for at in range(0, len(pixels), SIDE * SIDE)]
 
     def single(self, film, out, *maps):
         made = self.folder / f"single-{out}"
@@ -140,6 +148,25 @@ def test_open_groups_of_pictures_decode_to_the_planned_frames(studio):
 def test_a_film_without_an_index_is_counted_from_its_beginning(studio):
     film = studio.film("in.h264")
     same(studio, film, "out.mp4")
+
+
+def test_a_part_has_the_noise_of_its_place_in_the_film(studio):
+    film = studio.film("in.mp4")
+    assert studio.plan(film, "out.mp4") == 0
+    work = Work.of(studio.folder / "out.mp4")
+    plan = replace(work.need_plan(), video_options=("-c:v", "ffv1"))
+    assert plan.first_frame
+    whole = studio.pixels("-i", film, "-vf", studio.graph)[plan.parts[1].begin:]
+
+    def difference(planned):
+        job = job_of(planned, 1)
+        make_part(job, work)
+        made = studio.pixels("-i", work.part_file(job.key))
+        assert len(made) == len(whole) == plan.parts[1].kept
+        return sum(abs(one - other) for frames in zip(made, whole) for one, other in zip(*frames))
+
+    told, untold = difference(plan), difference(replace(plan, first_frame=False))
+    assert told < untold / 20, (told, untold)
 
 
 def test_sound_can_be_encoded_once(studio):

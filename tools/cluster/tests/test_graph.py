@@ -2,7 +2,7 @@
 import pytest
 
 from flashvsr_cluster.errors import UsageError
-from flashvsr_cluster.graph import filters, find_flashvsr, options, with_option
+from flashvsr_cluster.graph import filters, find_flashvsr, first_frame, options, with_option
 
 
 @pytest.mark.parametrize("graph, names", [
@@ -33,6 +33,19 @@ def test_option_values_are_unquoted(graph, value):
 ])
 def test_an_option_is_added_where_the_arguments_end(graph, changed):
     assert with_option(graph, "first_frame", 8) == changed
+
+
+@pytest.mark.parametrize("value", ["/m/v1.1", "/m/with, comma", "/m/with:colon", "/m/it's;[one]", "/m/back\\slash"])
+def test_a_value_is_read_as_it_was_added(value):
+    one = find_flashvsr(with_option("hflip,flashvsr=scale=2,format=yuv420p", "model", value))
+    assert options(one) == {"scale": "2", "model": value}
+
+
+def test_the_place_of_the_first_frame():
+    assert first_frame("flashvsr=scale=2") == 0
+    assert first_frame("flashvsr=first_frame=250") == 250
+    with pytest.raises(UsageError, match="first_frame '-8' is not a whole number"):
+        first_frame("flashvsr=first_frame=-8")
 
 
 @pytest.mark.parametrize("graph", ["scale=2", "flashvsr,flashvsr", ""])

@@ -12,6 +12,7 @@ from conftest import film_of, plan_of
 
 from flashvsr_cluster import ffmpeg
 from flashvsr_cluster.errors import Cause, PartError
+from flashvsr_cluster.graph import find_flashvsr, options
 from flashvsr_cluster.part import command, job_of, make_part
 from flashvsr_cluster.state import Record
 
@@ -98,6 +99,11 @@ def test_frames_are_chosen_by_number(job):
 def test_the_filter_is_told_where_a_part_begins(job):
     assert job("exit 0", first_frame=True).graph == "flashvsr=scale=2:first_frame=272"
     assert job("exit 0").graph == "flashvsr=scale=2"
+
+
+def test_a_film_that_is_a_part_itself_is_counted_on(job):
+    graph = "flashvsr=scale=2:first_frame=1000"
+    assert options(find_flashvsr(job("exit 0", graph=graph, first_frame=True).graph))["first_frame"] == "1272"
 
 
 def test_ffmpeg_does_not_outlive_a_killed_parent(tmp_path):
