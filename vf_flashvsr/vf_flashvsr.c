@@ -38,6 +38,7 @@
 #include <flashvsr/flashvsr.h>
 
 #include "libavutil/avassert.h"
+#include "libavutil/csp.h"
 #include "libavutil/error.h"
 #include "libavutil/eval.h"
 #include "libavutil/fifo.h"
@@ -99,6 +100,7 @@ typedef struct FlashVSRFilterContext {
     struct SwsContext *alpha_scaler;    ///< NULL where input or output have no alpha
     AVFrame *alpha;         ///< what it makes, in 16-bit grey
     int      in_w, in_h;    ///< size of frames that the engine was opened for
+    int      siting;        ///< chroma location that the engine was told for the output, -1 before
     int      keep_sar;      ///< the same scale in both directions
     int      has_input;     ///< a frame came in
     int      is_interlaced; ///< an interlaced frame came in
@@ -130,9 +132,9 @@ enum VarName {
 };
 
 /**
- * Formats that the engine takes as they are.
+ * Planar RGB that the engine takes as it is.
  */
-static const enum AVPixelFormat engine_formats[] = {
+static const enum AVPixelFormat rgb_formats[] = {
     AV_PIX_FMT_GBRP,
     AV_PIX_FMT_GBRP9,
     AV_PIX_FMT_GBRP10,
@@ -321,12 +323,51 @@ static AVRational output_sar(const AVFilterLink *outlink, AVRational sar)
     return sar;
 }
 
+/**
+ * Say in the engine's words how the components of a format are stored.
+ *
+ * @return 1 if the engine takes the format as it is, else 0
+ */
+static int describe_format(FlashVSRFrame *picture, enum AVPixelFormat format)
+{
+    const int excluded = AV_PIX_FMT_FLAG_RGB | AV_PIX_FMT_FLAG_HWACCEL | AV_PIX_FMT_FLAG_BITSTREAM |
+                         AV_PIX_FMT_FLAG_PAL | AV_PIX_FMT_FLAG_BAYER | AV_PIX_FMT_FLAG_XYZ |
+                         AV_PIX_FMT_FLAG_FLOAT;
+    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(format);
+    const AVComponentDescriptor *const luma = &desc->comp[0], *const cb = &desc->comp[1],
+                                *const cr   = &desc->comp[2];
+    const int bytes = luma->depth > 8 ? 2 : 1;
+
+    *picture = (FlashVSRFrame) { .depth = luma->depth };
+    for (int i = 0; i < FF_ARRAY_ELEMS(rgb_formats); i++) {
+        if (format == rgb_formats[i]) {
+            picture->format = FLASHVSR_PIXEL_FORMAT_RGB;
+            return 1;
+        }
+    }
+
+    if (desc->flags & excluded || !(desc->flags & AV_PIX_FMT_FLAG_PLANAR) || desc->nb_components < 3 ||
+        luma->depth < 8 || luma->depth > 16 || cb->depth != luma->depth || cr->depth != luma->depth ||
+        bytes > 1 && !(desc->flags & AV_PIX_FMT_FLAG_BE) != !HAVE_BIGENDIAN ||
+        desc->log2_chroma_w > 2 || desc->log2_chroma_h > 2 ||
+        luma->plane != 0 || luma->step != bytes || cb->shift != luma->shift || cr->shift != luma->shift)
+        return 0;
+    picture->format            = FLASHVSR_PIXEL_FORMAT_YUV;
+    picture->yuv.log2_chroma_w = desc->log2_chroma_w;
+    picture->yuv.log2_chroma_h = desc->log2_chroma_h;
+    picture->yuv.shift         = luma->shift;
+    if (cb->plane == 1 && cr->plane == 2)
+        return cb->step == bytes && cr->step == bytes;
+    picture->yuv.interleaved = 1;
+    return cb->plane == 1 && cr->plane == 1 && cb->step == 2 * bytes &&
+           cb->offset == 0 && cr->offset == bytes;
+}
+
 static int is_engine_format(enum AVPixelFormat format)
 {
-    for (int i = 0; i < FF_ARRAY_ELEMS(engine_formats); i++)
-        if (format == engine_formats[i])
-            return 1;
-    return 0;
+    FlashVSRFrame picture;
+
+    return describe_format(&picture, format);
 }
 
 static int init_conversion(Conversion *conversion, const AVFilterLink *link)
@@ -374,6 +415,14 @@ static int scaler_white(const AVFilterLink *link, int to_engine)
 }
 
 /**
+ * Where nothing is said, it is where MPEG-2, H.264 and HEVC have it.
+ */
+static enum AVChromaLocation known_siting(enum AVChromaLocation siting)
+{
+    return siting == AVCHROMA_LOC_UNSPECIFIED ? AVCHROMA_LOC_LEFT : siting;
+}
+
+/**
  * Tell the scaler where the chroma samples are, in 1/256 of a luma pixel.
  */
 static void set_siting(struct SwsContext *sws, const char *h_name, const char *v_name,
@@ -405,9 +454,7 @@ static int prepare_conversion(Conversion *conversion, AVFilterContext *ctx, cons
     struct SwsContext *sws;
     int ret;
 
-    /* Where nothing is said, it is where MPEG-2, H.264 and HEVC have it. */
-    if (siting == AVCHROMA_LOC_UNSPECIFIED)
-        siting = AVCHROMA_LOC_LEFT;
+    siting = known_siting(siting);
     if (conversion->sws && conversion->siting == siting)
         return 0;
 
@@ -676,6 +723,7 @@ static int config_output(AVFilterLink *outlink)
     if (ret < 0)
         return ret;
 
+    s->siting   = -1;
     s->in_w     = inlink->w;
     s->in_h     = inlink->h;
     /* The same scale is meant even where rounding the size makes a small difference. */
@@ -697,24 +745,64 @@ static int config_output(AVFilterLink *outlink)
 }
 
 /**
- * Describe the picture of a planar GBR frame.
+ * Describe what the engine sees of the frames of a link.
+ *
+ * @param siting where their chroma samples are
  */
-static FlashVSRFrame map_picture(const AVFrame *frame)
+static FlashVSRFrame link_picture(const AVFilterLink *link, const Conversion *conversion,
+                                  enum AVChromaLocation siting)
 {
-    static const uint8_t plane_of_rgb[] = { 2, 0, 1 };
-    FlashVSRFrame picture = {
-        .width  = frame->width,
-        .height = frame->height,
-        .format = FLASHVSR_PIXEL_FORMAT_RGB,
-        .depth  = av_pix_fmt_desc_get(frame->format)->comp[0].depth,
-        .memory = FLASHVSR_MEMORY_HOST,
-    };
+    const enum AVColorSpace matrix = link->colorspace == AVCOL_SPC_UNSPECIFIED ? AVCOL_SPC_SMPTE170M :
+                                                                                 link->colorspace;
+    FlashVSRFrame picture;
 
-    for (int i = 0; i < FF_ARRAY_ELEMS(plane_of_rgb); i++) {
-        picture.data[i]   = frame->data[plane_of_rgb[i]];
-        picture.stride[i] = frame->linesize[plane_of_rgb[i]];
+    describe_format(&picture, conversion->rgb ? conversion->rgb->format : link->format);
+    picture.width  = link->w;
+    picture.height = link->h;
+    picture.memory = FLASHVSR_MEMORY_HOST;
+    if (picture.format == FLASHVSR_PIXEL_FORMAT_YUV) {
+        const AVLumaCoefficients *luma = av_csp_luma_coeffs_from_avcsp(matrix);
+
+        picture.yuv.kr         = av_q2d(luma->cr);
+        picture.yuv.kb         = av_q2d(luma->cb);
+        picture.yuv.full_range = is_full_range(link);
+        av_chroma_location_enum_to_pos(&picture.yuv.chroma_x, &picture.yuv.chroma_y, known_siting(siting));
+        /* From the part of a chroma sample that it is to luma pixels. */
+        picture.yuv.chroma_x *= (1 << picture.yuv.log2_chroma_w) - 1;
+        picture.yuv.chroma_y *= (1 << picture.yuv.log2_chroma_h) - 1;
     }
     return picture;
+}
+
+static void map_planes(FlashVSRFrame *picture, const AVFrame *frame)
+{
+    static const uint8_t plane_of_rgb[] = { 2, 0, 1 };
+
+    for (int i = 0; i < FF_ARRAY_ELEMS(plane_of_rgb); i++) {
+        const int plane = picture->format == FLASHVSR_PIXEL_FORMAT_RGB ? plane_of_rgb[i] : i;
+
+        picture->data[i]   = frame->data[plane];
+        picture->stride[i] = frame->linesize[plane];
+    }
+}
+
+/**
+ * Tell the engine in what form the frames that are sent from now on are wanted back.
+ */
+static int set_output_format(AVFilterContext *ctx, enum AVChromaLocation siting)
+{
+    FlashVSRFilterContext *s = ctx->priv;
+    FlashVSRFrame picture;
+    int ret;
+
+    if (s->siting == siting)
+        return 0;
+    picture = link_picture(ctx->outputs[0], &s->to_output, siting);
+    ret = flashvsr_set_output_format(s->engine, &picture);
+    if (ret < 0)
+        return engine_error(ctx, "flashvsr_set_output_format()", ret);
+    s->siting = siting;
+    return 0;
 }
 
 /**
@@ -782,7 +870,11 @@ static int send_frame(AVFilterContext *ctx, const AVFrame *in)
         return ret;
     }
 
-    picture = map_picture(s->from_input.rgb ? s->from_input.rgb : in);
+    ret = set_output_format(ctx, in->chroma_location);
+    if (ret < 0)
+        return ret;
+    picture = link_picture(inlink, &s->from_input, in->chroma_location);
+    map_planes(&picture, s->from_input.rgb ? s->from_input.rgb : in);
     ret = flashvsr_send_frame(s->engine, &picture);
     if (ret < 0)
         return engine_error(ctx, "flashvsr_send_frame()", ret);
@@ -807,7 +899,10 @@ static int receive_frame(AVFilterContext *ctx)
     if (!out)
         return AVERROR(ENOMEM);
 
-    picture = map_picture(s->to_output.rgb ? s->to_output.rgb : out);
+    ret = av_fifo_peek(s->props, &props, 1, 0);
+    av_assert0(ret >= 0);
+    picture = link_picture(outlink, &s->to_output, props->chroma_location);
+    map_planes(&picture, s->to_output.rgb ? s->to_output.rgb : out);
     ret = flashvsr_receive_frame(s->engine, &picture);
     if (ret < 0) {
         av_frame_free(&out);
@@ -815,8 +910,7 @@ static int receive_frame(AVFilterContext *ctx)
                engine_error(ctx, "flashvsr_receive_frame()", ret);
     }
 
-    ret = av_fifo_read(s->props, &props, 1);
-    av_assert0(ret >= 0);
+    av_fifo_drain2(s->props, 1);
     ret = av_frame_copy_props(out, props);
     if (ret >= 0 && s->to_output.rgb)
         ret = convert_to_output(ctx, out);

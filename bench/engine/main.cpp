@@ -256,7 +256,7 @@ class SteadyStream {
 public:
     SteadyStream(const PipelineOptions &options, const WorkerDevice &device,
                  const std::vector<PicturePtr> &pictures, const Log &log)
-        : device_(device.model->placement.device), stream_(device.model, options.stream, device.memory, log),
+        : converters_(device.model->placement.device), stream_(device.model, options.stream, device.memory, log),
           pictures_(pictures) {
         constexpr int warm_up = 3;
         run(warm_up);
@@ -278,12 +278,12 @@ public:
     Download step(const Observer &observer = {}) {
         std::vector<at::Tensor> frames;
         for (int64_t count = stream_.frames_wanted(); count > 0; count--)
-            frames.push_back(pictures_[next_++ % pictures_.size()]->to_tensor(device_));
-        return Download(stream_.step(frames, observer));
+            frames.push_back(pictures_[next_++ % pictures_.size()]->to_tensor(converters_));
+        return Download(stream_.step(frames, observer).data);
     }
 
 private:
-    const at::Device device_;
+    PictureConverters converters_;
     FrameStream stream_;
     const std::vector<PicturePtr> &pictures_;
     size_t next_ = 0;

@@ -310,7 +310,7 @@ struct StreamRun {
                 phase = counting;
                 allocator.start(failing);
             };
-            pictures.push_back(stream.step(frames, observer));
+            pictures.push_back(stream.step(frames, observer).data);
             if (phase == counting)
                 stop();
         }

@@ -75,7 +75,7 @@ inline std::vector<at::Tensor> run_stream(const StreamOptions &options,
         std::vector<at::Tensor> frames;
         for (int64_t i = std::min(stream.frames_wanted(), end - begin); i > 0; i--)
             frames.push_back(pictures[begin++]->to_tensor());
-        for (at::Tensor &picture : stream.step(frames).unbind(0))
+        for (at::Tensor &picture : stream.step(frames).data.unbind(0))
             out.push_back(std::move(picture));
     }
     out.resize(std::min(wanted, static_cast<int64_t>(out.size())));
@@ -102,7 +102,7 @@ inline std::vector<at::Tensor> run_pipeline(const PipelineOptions &options, size
         case Pipeline::Received::picture:
             if (picture.index != static_cast<int64_t>(out.size()))
                 fail(EIO, "picture ", picture.index, " came in place ", out.size());
-            out.push_back(std::move(picture.pixels));
+            out.push_back(std::move(picture.data));
             break;
         case Pipeline::Received::send_more:
             if (pipeline->full())

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
+#include "frame/picture_converter.h"
 #include "pipeline/segment_planner.h"
 #include "pipeline_support.h"
 
@@ -186,6 +187,34 @@ TEST(SegmentPipeline, OneEndlessSegmentEqualsItsStream) {
     }
 }
 
+/// One stream and tiles give packed pictures where they are told to; segments give pixels, which are mixed.
+TEST(Pictures, ComeInTheFormatThatTheirPlaceHas) {
+    const std::vector<PicturePtr> clip = test::moving_pictures({32, 32}, 30);
+    const Log log;
+    PipelineOptions options;
+    options.stream = test::stream_options({32, 32});
+    const std::vector<at::Tensor> pixels = test::run_pipeline(options, 1, clip, log);
+    const Size size = options.stream.output;
+    const FlashVSRYuv bt709{0.2126, 0.0722, 0, 1, 1, 0, 128, 0, 0};
+    const PictureFormat yuv{FLASHVSR_PIXEL_FORMAT_YUV, 8, bt709}, rgb{FLASHVSR_PIXEL_FORMAT_RGB, 10, {}};
+    options.stream.format_at = [&](int64_t place) { return std::optional(place < 20 ? rgb : yuv); };
+    for (const MultiGpu mode : {MultiGpu::off, MultiGpu::tiles}) {
+        options.multi_gpu = mode;
+        const std::vector<at::Tensor> packed = test::run_pipeline(options, 2, clip, log);
+        ASSERT_EQ(packed.size(), clip.size());
+        for (size_t i = 0; i < packed.size(); i++) {
+            const PictureFormat &format = i < 20 ? rgb : yuv;
+            const at::Tensor expected = at::empty({picture_bytes(format, size)}, at::kByte);
+            PictureConverter(format, size, at::kCPU).from_pixels(pixels[i], expected);
+            EXPECT_TRUE(at::equal(packed[i].narrow(0, 0, expected.numel()), expected)) << i;
+        }
+    }
+    options.multi_gpu = MultiGpu::frames;
+    options.segment = 20;
+    options.overlap = 4;
+    EXPECT_EQ(test::run_pipeline(options, 2, clip, log).front().scalar_type(), at::kFloat);
+}
+
 TEST(Faults, WhenNoWorkerIsLeftTheErrorComesOut) {
     const Log log;
     for (const MultiGpu mode : {MultiGpu::off, MultiGpu::frames, MultiGpu::tiles}) {
@@ -297,7 +326,7 @@ std::vector<at::Tensor> run_tiles(const std::shared_ptr<const Model> &model,
         std::vector<at::Tensor> frames;
         while (static_cast<int64_t>(frames.size()) < schedule::frames_in(static_cast<int64_t>(out.size())))
             frames.push_back(pictures[i++]->to_tensor());
-        out.push_back(stream.step(frames, observer));
+        out.push_back(stream.step(frames, observer).data);
     }
     return out;
 }

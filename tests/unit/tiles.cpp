@@ -82,7 +82,7 @@ TEST(Feather, IdentityGivesBackTheBicubicUpscaleWhateverTheTiles) {
                                        .narrow(3, grid[i].x, grid[i].size.width)
                                        .unsqueeze(0)},
                                chunk.condition);
-        const std::vector<at::Tensor> out = pictures.finish(chunk, blended).unbind(0);
+        const std::vector<at::Tensor> out = pictures.finish(chunk, blended).data.unbind(0);
         ASSERT_EQ(out.size(), frames.size());
         for (size_t i = 0; i < out.size(); i++)
             EXPECT_LE(test::difference(

@@ -121,8 +121,28 @@ enum FlashVSRTiled {
 enum FlashVSRPixelFormat {
     FLASHVSR_PIXEL_FORMAT_NONE,
     /** Full-range planar RGB: data[0] is R, data[1] G, data[2] B. */
-    FLASHVSR_PIXEL_FORMAT_RGB
+    FLASHVSR_PIXEL_FORMAT_RGB,
+    /** Y'CbCr as FlashVSRYuv says, 8 to 16 bits: data[0] is Y, data[1] Cb, data[2] Cr, or, interleaved,
+     *  data[1] Cb and Cr in turns. */
+    FLASHVSR_PIXEL_FORMAT_YUV
 };
+
+/** How the components of FLASHVSR_PIXEL_FORMAT_YUV are made of RGB and stored. Plain data. */
+typedef struct FlashVSRYuv {
+    /** Weights of R and B in Y, such as 0.2126 and 0.0722 (BT.709). Above 0, their sum below 1. */
+    double kr, kb;
+    /** 0: Y from 16 to 235 and chroma from 16 to 240, times 2^(depth - 8); 1: all levels. */
+    int full_range;
+    /** Luma pixels to a chroma sample in each direction, as powers of two: 0 or 1 (or 2). */
+    int log2_chroma_w, log2_chroma_h;
+    /** Place of the first chroma sample, in 1/256 of a luma pixel from the centre of the first one:
+     *  0 and 128 for MPEG-2's, H.264's and HEVC's 4:2:0. */
+    int chroma_x, chroma_y;
+    /** Components above 8 bits are in the upper bits of their words: this many zeros below them. */
+    int shift;
+    /** One plane for both chroma components. */
+    int interleaved;
+} FlashVSRYuv;
 
 enum FlashVSRMemory {
     FLASHVSR_MEMORY_HOST,
@@ -205,6 +225,8 @@ typedef struct FlashVSRFrame {
     /** Bits of a component: 8 in bytes; 9 to 16 in the low bits of native-endian 16-bit words; 32 is float
      *  with 1.0 as white. */
     int depth;
+    /** For FLASHVSR_PIXEL_FORMAT_YUV alone. */
+    FlashVSRYuv yuv;
     /** enum FlashVSRMemory, and for CUDA memory the stream its contents are ordered on. */
     int memory;
     void *cuda_stream;
@@ -295,6 +317,15 @@ FLASHVSR_API int flashvsr_receive_frame(FlashVSRContext *ctx, FlashVSRFrame *fra
  * @return 0 or -EINVAL
  */
 FLASHVSR_API int flashvsr_set_color_fix(FlashVSRContext *ctx, int color_fix);
+
+/**
+ * Say in what format the frames that are sent from now on will be received: the device that makes them
+ * converts them, and fewer bytes leave it. They can be received in any other all the same.
+ *
+ * @param like format, depth and yuv of it count; NULL takes back what was said
+ * @return 0 or -EINVAL
+ */
+FLASHVSR_API int flashvsr_set_output_format(FlashVSRContext *ctx, const FlashVSRFrame *like);
 
 /** The sentence that goes with the last failure on this context; "" if there was none. Valid until
  *  the next call on it. */

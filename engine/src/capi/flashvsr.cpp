@@ -4,12 +4,15 @@
 #include "block_cache.h"
 #include "capi/settings.h"
 #include "frame/picture.h"
+#include "frame/picture_converter.h"
 #include "ops/device.h"
 #include "pipeline/device_list.h"
 #include "pipeline/pipeline.h"
 #include "stream/frame_stream.h"
 #include "torch_guard.h"
 #include "weights/builtin_model.h"
+
+#include <ATen/ops/empty.h>
 
 #include <sys/resource.h>
 
@@ -20,6 +23,7 @@
 #include <map>
 #include <mutex>
 #include <new>
+#include <optional>
 
 #define STRING(x) #x
 #define VERSION(major, minor, patch) STRING(major) "." STRING(minor) "." STRING(patch)
@@ -38,26 +42,26 @@ Log make_log(const FlashVSRSettings &settings) {
     });
 }
 
-/// The colour fix of every frame, by the frames from which on it changed. Thread-safe.
-class ColorFixes {
+/// What a caller wishes for every frame, by the frames from which on it changed. Thread-safe.
+template <typename Wish> class Timeline {
 public:
-    explicit ColorFixes(ColorFix first) : from_({{0, first}}) {}
+    explicit Timeline(Wish first) : from_({{0, std::move(first)}}) {}
 
-    ColorFix at(int64_t frame) const {
+    Wish at(int64_t frame) const {
         const std::lock_guard lock(mutex_);
         return std::prev(from_.upper_bound(frame))->second;
     }
 
     /// @param done frames that nobody will ask for any more
-    void change(int64_t frame, ColorFix color_fix, int64_t done) {
+    void change(int64_t frame, Wish wish, int64_t done) {
         const std::lock_guard lock(mutex_);
-        from_[frame] = color_fix;
+        from_[frame] = std::move(wish);
         from_.erase(from_.begin(), std::prev(from_.upper_bound(done)));
     }
 
 private:
     mutable std::mutex mutex_;
-    std::map<int64_t, ColorFix> from_;
+    std::map<int64_t, Wish> from_;
 };
 
 } // namespace
@@ -71,10 +75,12 @@ struct FlashVSRContext {
     std::unique_ptr<Pipeline> pipeline;
     int64_t model_bytes = 0;
     ColorFix model_color_fix = ColorFix::adain; ///< where the settings leave it open
-    std::shared_ptr<ColorFixes> color_fixes;
-    std::deque<void *> opaques; ///< of the frames inside
+    std::shared_ptr<Timeline<ColorFix>> color_fixes;
+    std::shared_ptr<Timeline<std::optional<PictureFormat>>> formats; ///< of output frames
+    PictureConverters converters{at::kCPU};                          ///< for frames of other formats
+    std::deque<void *> opaques;                                      ///< of the frames inside
     int64_t frames_in = 0, frames_out = 0;
-    std::chrono::steady_clock::time_point opened = std::chrono::steady_clock::now();
+    std::chrono::steady_clock::time_point opened; ///< when the model was there
 };
 
 namespace {
@@ -178,9 +184,13 @@ void open(FlashVSRContext &ctx, const FlashVSRSettings &settings) {
                              wished_version(settings.version), ctx.log);
     ctx.model_color_fix = weights.color_fix.value_or(ColorFix::adain);
     options.stream.color_fix = wished_color_fix(settings.color_fix).value_or(ctx.model_color_fix);
-    ctx.color_fixes = std::make_shared<ColorFixes>(options.stream.color_fix);
+    ctx.color_fixes = std::make_shared<Timeline<ColorFix>>(options.stream.color_fix);
     options.stream.color_fix_at = [fixes = ctx.color_fixes, first = settings.first_frame](int64_t place) {
         return fixes->at(place - first);
+    };
+    ctx.formats = std::make_shared<Timeline<std::optional<PictureFormat>>>(std::nullopt);
+    options.stream.format_at = [formats = ctx.formats, first = settings.first_frame](int64_t place) {
+        return formats->at(place - first);
     };
     std::vector<WorkerDevice> devices = load_models(weights, places, settings.unload_dit != 0);
     const Model &model = *devices.front().model;
@@ -198,6 +208,23 @@ void open(FlashVSRContext &ctx, const FlashVSRSettings &settings) {
             "x", stream.input.height, " to ", stream.output.width, "x", stream.output.height, ", ",
             grid.size(), " tile", grid.size() == 1 ? "" : "s", " of ", grid.front().size.width, "x",
             grid.front().size.height, ", color fix ", color_fix_name(stream.color_fix));
+    ctx.opened = std::chrono::steady_clock::now();
+}
+
+/// Write a picture to a frame of any format.
+void write_picture(FlashVSRContext &ctx, const OutputPicture &picture, const FlashVSRFrame &frame) {
+    const PictureFormat wanted = format_of(frame);
+    const auto packed_as = [&](const at::Tensor &data, const PictureFormat &format) {
+        return data.narrow(0, 0, picture_bytes(format, ctx.output));
+    };
+    if (picture.format == wanted)
+        return unpack_picture(packed_as(picture.data, wanted), frame);
+    const at::Tensor pixels = picture.format ? ctx.converters.get(*picture.format, ctx.output)
+                                                   .to_pixels(packed_as(picture.data, *picture.format))
+                                             : picture.data;
+    const at::Tensor packed = at::empty({picture_bytes(wanted, ctx.output)}, at::kByte);
+    ctx.converters.get(wanted, ctx.output).from_pixels(pixels, packed);
+    unpack_picture(packed, frame);
 }
 
 } // namespace
@@ -288,7 +315,7 @@ int flashvsr_receive_frame(FlashVSRContext *ctx, FlashVSRFrame *frame) {
         case Pipeline::Received::picture:
             break;
         }
-        tensor_to_picture(picture.pixels, *frame);
+        write_picture(*ctx, picture, *frame);
         frame->index = picture.index;
         frame->opaque = ctx->opaques.front();
         ctx->opaques.pop_front();
@@ -303,6 +330,16 @@ int flashvsr_set_color_fix(FlashVSRContext *ctx, int color_fix) {
             fail(EINVAL, "the context was not opened");
         ctx->color_fixes->change(ctx->frames_in, wished_color_fix(color_fix).value_or(ctx->model_color_fix),
                                  ctx->frames_out);
+        return 0;
+    });
+}
+
+int flashvsr_set_output_format(FlashVSRContext *ctx, const FlashVSRFrame *like) {
+    return guarded(ctx, [&] {
+        if (!ctx->pipeline)
+            fail(EINVAL, "the context was not opened");
+        ctx->formats->change(ctx->frames_in, like ? std::optional(format_of(*like)) : std::nullopt,
+                             ctx->frames_out);
         return 0;
     });
 }

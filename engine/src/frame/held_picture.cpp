@@ -6,67 +6,53 @@
 
 #include <ATen/ATen.h>
 
-#include <algorithm>
 #include <cmath>
-#include <cstdint>
-#include <cstring>
 
 namespace flashvsr {
 
 namespace {
 
-constexpr int planes = 3, green = 1;
+constexpr size_t luma = 0, green = 1; // planes
 // One row and column in four: the measure is of whole pictures, not of details.
-constexpr int sample_step = 4;
-
-template <typename Sample> double sampled_difference(const FlashVSRFrame &a, const FlashVSRFrame &b) {
-    double sum = 0;
-    int64_t count = 0;
-    for (int y = 0; y < a.height; y += sample_step) {
-        const auto *row_a =
-            reinterpret_cast<const Sample *>(static_cast<const char *>(a.data[green]) + y * a.stride[green]);
-        const auto *row_b =
-            reinterpret_cast<const Sample *>(static_cast<const char *>(b.data[green]) + y * b.stride[green]);
-        for (int x = 0; x < a.width; x += sample_step, count++)
-            sum += std::abs(static_cast<double>(row_a[x]) - static_cast<double>(row_b[x]));
-    }
-    return sum / static_cast<double>(count);
-}
+constexpr int64_t sample_step = 4;
 
 } // namespace
 
-HeldPicture::HeldPicture(const FlashVSRFrame &frame) : frame_(frame) {
-    check_picture(frame, frame.width, frame.height);
-    const auto sample_bytes = static_cast<int64_t>(c10::elementSize(component_type(frame.depth)));
-    const int64_t row_bytes = frame.width * sample_bytes;
-    bytes_.resize(planes * frame.height * row_bytes);
-    unsigned char *to = bytes_.data();
-    for (int plane = 0; plane < planes; plane++) {
-        frame_.data[plane] = to;
-        frame_.stride[plane] = row_bytes;
-        for (int y = 0; y < frame.height; y++, to += row_bytes)
-            std::memcpy(to, static_cast<const char *>(frame.data[plane]) + y * frame.stride[plane],
-                        row_bytes);
-    }
+HeldPicture::HeldPicture(const FlashVSRFrame &frame)
+    : format_(format_of(frame)), size_{frame.width, frame.height}, packed_(pack_picture(frame)) {}
+
+at::Tensor HeldPicture::to_tensor(PictureConverters &converters) const {
+    return converters.get(format_, size_).to_pixels(upload(packed_, converters.device()));
 }
 
 at::Tensor HeldPicture::to_tensor(const at::Device &device) const {
-    if (device.is_cpu())
-        return picture_to_tensor(frame_);
-    const at::Tensor levels =
-        at::from_blob(frame_.data[0], {planes, frame_.height, frame_.width}, component_type(frame_.depth));
-    return pixels_from_levels(upload(levels, device), frame_.depth);
+    PictureConverters converters(device);
+    return to_tensor(converters);
+}
+
+template <typename Component> double HeldPicture::sampled_difference(const HeldPicture &other) const {
+    const int64_t plane = plane_layouts(format_, size_)[format_.is_yuv() ? luma : green].offset;
+    const auto *const a = reinterpret_cast<const Component *>(packed_.const_data_ptr<uint8_t>() + plane);
+    const auto *const b =
+        reinterpret_cast<const Component *>(other.packed_.const_data_ptr<uint8_t>() + plane);
+    double sum = 0;
+    int64_t count = 0;
+    for (int64_t y = 0; y < size_.height; y += sample_step)
+        for (int64_t x = 0; x < size_.width; x += sample_step, count++)
+            sum += std::abs(static_cast<double>(a[y * size_.width + x]) -
+                            static_cast<double>(b[y * size_.width + x]));
+    return sum / static_cast<double>(count);
 }
 
 double HeldPicture::difference(const HeldPicture &other) const {
-    switch (frame_.depth) {
-    case 8:
-        return 100 * sampled_difference<uint8_t>(frame_, other.frame_) / 255;
-    case 32:
-        return 100 * sampled_difference<float>(frame_, other.frame_);
-    default:
-        return 100 * sampled_difference<uint16_t>(frame_, other.frame_) / ((1 << frame_.depth) - 1);
-    }
+    constexpr double percent = 100;
+    if (!(format_ == other.format_) || !(size_ == other.size_))
+        return percent;
+    const double white = white_level(format_.depth) << format_.yuv.shift;
+    const double difference = format_.depth == 8             ? sampled_difference<uint8_t>(other)
+                              : format_.depth == float_depth ? sampled_difference<float>(other)
+                                                             : sampled_difference<uint16_t>(other);
+    return percent * difference / white;
 }
 
 } // namespace flashvsr

@@ -2,6 +2,7 @@
 #include "frame/upscale.h"
 
 #include "error.h"
+#include "frame/resample_taps.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/replication_pad2d.h>
@@ -57,56 +58,6 @@ at::Tensor with_leading_sizes(const at::Tensor &batch, const at::Tensor &frames)
     return batch.reshape(sizes);
 }
 
-// Keys' cubic with a = -0.5, as Pillow has it.
-double bicubic_kernel(double x) {
-    constexpr double a = -0.5;
-    x = std::abs(x);
-    if (x < 1.0)
-        return ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0;
-    if (x < 2.0)
-        return (((x - 5.0) * x + 8.0) * x - 4.0) * a;
-    return 0.0;
-}
-
-// Positions and weights in double: in float, the sampling position alone is off by 1e-4 pixels at column
-// 2000, which is more than a 16-bit level.
-ResampleTaps make_taps(int64_t in, int64_t out) {
-    const double ratio = static_cast<double>(in) / static_cast<double>(out);
-    const double stretch = std::max(ratio, 1.0);
-    const double support = 2.0 * stretch;
-    const auto begin_of = [&](int64_t i) {
-        return std::max<int64_t>(
-            0, static_cast<int64_t>((static_cast<double>(i) + 0.5) * ratio - support + 0.5));
-    };
-    const auto end_of = [&](int64_t i) {
-        return std::min<int64_t>(
-            in, static_cast<int64_t>((static_cast<double>(i) + 0.5) * ratio + support + 0.5));
-    };
-    int64_t count = 0;
-    for (int64_t i = 0; i < out; i++)
-        count = std::max(count, end_of(i) - begin_of(i));
-    ResampleTaps taps{at::empty({out}, at::kLong), at::empty({out, count}, at::kFloat)};
-    int64_t *const first_of = taps.first.data_ptr<int64_t>();
-    float *weight_of = taps.weight.data_ptr<float>();
-    std::vector<double> weight(static_cast<size_t>(count));
-    for (int64_t i = 0; i < out; i++) {
-        const double centre = (static_cast<double>(i) + 0.5) * ratio;
-        // The same count everywhere: at the edges the taps outside the kernel weigh 0.
-        const int64_t first = std::min(begin_of(i), in - count);
-        double sum = 0.0;
-        for (int64_t k = 0; k < count; k++) {
-            const int64_t j = first + k;
-            const bool inside = j >= begin_of(i) && j < end_of(i);
-            weight[k] = inside ? bicubic_kernel((static_cast<double>(j) - centre + 0.5) / stretch) : 0.0;
-            sum += weight[k];
-        }
-        first_of[i] = first;
-        for (int64_t k = 0; k < count; k++)
-            *weight_of++ = static_cast<float>(weight[k] / sum);
-    }
-    return taps;
-}
-
 } // namespace
 
 Size output_size(const FlashVSRSettings &settings) {
@@ -128,11 +79,12 @@ Upscaler::Upscaler(Size from, Size to, at::Device device) : from_(from), to_(to)
     if (from.width < 1 || from.height < 1 || to.width < 1 || to.height < 1)
         fail(EINVAL, "frames of ", from.width, "x", from.height, " pixels cannot be resized to ", to.width,
              "x", to.height);
-    const auto on_device = [&](const ResampleTaps &taps) {
-        return ResampleTaps{taps.first.to(device), taps.weight.to(device)};
+    const auto taps = [&](int64_t in, int64_t out) {
+        return resample_taps(ResampleKernel::bicubic, in, out,
+                             static_cast<double>(in) / static_cast<double>(out), 0.0, device);
     };
-    columns_ = on_device(make_taps(from.width, to.width));
-    rows_ = on_device(make_taps(from.height, to.height));
+    columns_ = taps(from.width, to.width);
+    rows_ = taps(from.height, to.height);
 }
 
 at::Tensor Upscaler::operator()(const at::Tensor &frames) const {

@@ -10,11 +10,14 @@
 
 namespace flashvsr {
 
-std::vector<PendingPicture> pending_pictures(const at::Tensor &pictures, size_t worker) {
-    const auto download = std::make_shared<const Download>(pictures);
+std::vector<PendingPicture> pending_pictures(const Pictures &pictures, size_t worker) {
+    const auto download = std::make_shared<const Download>(pictures.data);
     std::vector<PendingPicture> pending;
-    for (int64_t i = 0; i < pictures.size(0); i++)
-        pending.push_back({download, i, worker});
+    for (int64_t i = 0; i < pictures.data.size(0); i++) {
+        pending.push_back({download, i, worker, std::nullopt});
+        if (!pictures.formats.empty())
+            pending.back().format = pictures.formats[i];
+    }
     return pending;
 }
 
@@ -51,6 +54,9 @@ std::unique_ptr<Pipeline> make_pipeline(const PipelineOptions &options, std::vec
     }
     if (chosen.multi_gpu == MultiGpu::off)
         devices.erase(devices.begin() + 1, devices.end());
+    // Segments are cross-faded before they are converted.
+    if (chosen.multi_gpu == MultiGpu::frames || chosen.segment > 0)
+        chosen.stream.format_at = nullptr;
     if (chosen.multi_gpu == MultiGpu::tiles)
         return std::make_unique<TilePipeline>(chosen, std::move(devices), log);
     return std::make_unique<SegmentPipeline>(chosen, std::move(devices), log);

@@ -5,10 +5,11 @@
 #include "log.h"
 #include "model/model.h"
 #include "ops/device.h"
-#include "stream/stream_options.h"
+#include "stream/chunk_pictures.h"
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,20 +18,22 @@ namespace flashvsr {
 /// An output picture and the place of its input picture in the clip.
 struct OutputPicture {
     int64_t index = 0;
-    at::Tensor pixels; ///< (3, H, W) in [-1, 1]
+    at::Tensor data; ///< (3, H, W) fp32 in [-1, 1], or, where it has a format, a packed picture
+    std::optional<PictureFormat> format;
 };
 
 /// A picture that a device may still be making: one of those that come down together.
 struct PendingPicture {
-    std::shared_ptr<const Download> pictures; ///< (N, 3, H, W)
+    std::shared_ptr<const Download> pictures; ///< Pictures::data
     int64_t place = 0;
     size_t worker = 0; ///< who makes it
+    std::optional<PictureFormat> format;
 
     at::Tensor wait() const { return pictures->wait().select(0, place); }
 };
 
-/// The pictures of (N, 3, H, W), on their way to the host.
-std::vector<PendingPicture> pending_pictures(const at::Tensor &pictures, size_t worker);
+/// Pictures on their way to the host.
+std::vector<PendingPicture> pending_pictures(const Pictures &pictures, size_t worker);
 
 struct WorkerStats {
     std::string device;

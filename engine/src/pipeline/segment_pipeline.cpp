@@ -142,7 +142,7 @@ Pipeline::Received SegmentPipeline::receive(OutputPicture &picture) {
         if (!pixels || (next.other && !other))
             continue;
         take_next();
-        picture = {frames_out_++, std::move(*pixels)};
+        picture = {frames_out_++, std::move(*pixels), next.picture.format};
         drop_finished();
         changed_.notify_all();
         return Received::picture;
@@ -268,6 +268,7 @@ void SegmentPipeline::run(Worker &worker, Job &job, const std::stop_token &stop)
     StreamOptions options = worker.options;
     options.first_frame += job.segment.begin;
     FrameStream stream(devices_[worker.index].model, options, worker.planner, log_);
+    PictureConverters converters(devices_[worker.index].model->placement.device);
     Observer observer;
     observer.stop = stop;
     int64_t read = 0, made = 0;
@@ -301,7 +302,7 @@ void SegmentPipeline::run(Worker &worker, Job &job, const std::stop_token &stop)
         std::vector<at::Tensor> frames;
         frames.reserve(held.size());
         for (const PicturePtr &picture : held)
-            frames.push_back(picture->to_tensor(devices_[worker.index].model->placement.device));
+            frames.push_back(picture->to_tensor(converters));
         const std::vector<PendingPicture> pictures =
             pending_pictures(stream.step(frames, observer), worker.index);
         worker.timer.end();

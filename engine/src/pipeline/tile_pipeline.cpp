@@ -82,7 +82,7 @@ Pipeline::Received TilePipeline::receive(OutputPicture &picture) {
     changed_.wait(
         lock, [&] { return !output_.empty() || failure_ || finished() || (!flushed_ && !full_locked()); });
     if (!output_.empty()) {
-        picture = {frames_out_++, std::move(output_.front())};
+        picture = {frames_out_++, output_.front().wait(), output_.front().format};
         output_.pop_front();
         changed_.notify_all();
         return Received::picture;
@@ -112,6 +112,7 @@ void TilePipeline::fail_with(const Error &error) {
 void TilePipeline::read(const std::stop_token &stop) {
     try {
         const TorchGuard guard(log_);
+        PictureConverters converters(at::kCPU);
         for (;;) {
             std::vector<PicturePtr> held;
             {
@@ -132,7 +133,7 @@ void TilePipeline::read(const std::stop_token &stop) {
             std::vector<at::Tensor> frames;
             frames.reserve(held.size());
             for (const PicturePtr &picture : held)
-                frames.push_back(picture->to_tensor());
+                frames.push_back(picture->to_tensor(converters));
             PictureChunk chunk = pictures_.begin(frames);
             const std::lock_guard lock(mutex_);
             jobs_.push_back(
@@ -229,17 +230,17 @@ void TilePipeline::run(size_t worker, size_t index, Job &job, const std::stop_to
 }
 
 /// The pictures of a chunk, its tiles blended in the grid's order.
-std::vector<at::Tensor> TilePipeline::blend(const Job &job) const {
+Pictures TilePipeline::blend(const Job &job) {
     at::Tensor picture;
     for (const auto &outputs : job.outputs)
         for (const TileOutput &output : outputs)
             feather_.accumulate(picture, output, job.chunk.condition);
-    return pictures_.finish(job.chunk, picture).unbind(0);
+    return pictures_.finish(job.chunk, picture);
 }
 
 /// Give the oldest chunk's pictures out.
 void TilePipeline::finish(Job &job, const std::stop_token &stop) {
-    std::vector<at::Tensor> pictures;
+    Pictures pictures;
     try {
         pictures = blend(job);
     } catch (...) {
@@ -250,8 +251,8 @@ void TilePipeline::finish(Job &job, const std::stop_token &stop) {
     std::unique_lock lock(mutex_);
     if (!changed_.wait(lock, stop, [&] { return output_.size() <= output_low_water; }))
         return;
-    for (at::Tensor &pixels : pictures)
-        output_.push_back(std::move(pixels));
+    for (PendingPicture &picture : pending_pictures(pictures, 0))
+        output_.push_back(std::move(picture));
     jobs_.pop_front();
     first_job_++;
     changed_.notify_all();

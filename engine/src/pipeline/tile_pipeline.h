@@ -54,7 +54,7 @@ private:
     std::optional<Task> next_task(size_t worker);
     BatchPlanner make_planner(size_t worker) const;
     void run(size_t worker, size_t index, Job &job, const std::stop_token &stop);
-    std::vector<at::Tensor> blend(const Job &job) const;
+    Pictures blend(const Job &job);
     void finish(Job &job, const std::stop_token &stop);
     void worker_failed(size_t worker, const Error &error);
     void fail_with(const Error &error);
@@ -74,7 +74,7 @@ private:
     std::deque<PicturePtr> input_;
     std::deque<Job> jobs_; ///< chunks first_job_ ...
     int64_t first_job_ = 0;
-    std::deque<at::Tensor> output_;
+    std::deque<PendingPicture> output_;
     bool flushed_ = false;
     int64_t frames_in_ = 0, frames_out_ = 0;
     std::optional<Error> failure_;

@@ -4,7 +4,6 @@
 #include "frame/noise.h"
 #include "model/color_fix.h"
 #include "ops/device.h"
-#include "ops/levels.h"
 
 #include <ATen/ATen.h>
 
@@ -20,7 +19,7 @@ constexpr int64_t latent_pixels = 8, frames_per_latent = 4;
 
 ChunkPictures::ChunkPictures(const StreamOptions &options, at::Device device)
     : options_(options), place_{device}, target_(target_size(options.output)),
-      upscale_(options.input, options.output, device) {}
+      upscale_(options.input, options.output, device), converters_(device) {}
 
 at::Tensor ChunkPictures::on_device(const at::Tensor &frame) const {
     return frame.device() == place_.device ? frame : upload(frame, place_.device);
@@ -67,25 +66,47 @@ PictureChunk ChunkPictures::begin(std::span<const at::Tensor> frames) {
     return chunk;
 }
 
-at::Tensor ChunkPictures::finish(const PictureChunk &chunk, const at::Tensor &frames) const {
-    const int64_t height = options_.output.height, width = options_.output.width;
-    const at::ScalarType type =
-        options_.output_depth == 0 ? at::kFloat : component_type(options_.output_depth);
-    at::Tensor pictures =
-        at::empty({chunk.pictures, 3, height, width}, chunk.condition.options().dtype(type));
+/// The formats of a chunk's pictures; none where one of them has none.
+std::vector<PictureFormat> ChunkPictures::formats(const PictureChunk &chunk) const {
+    std::vector<PictureFormat> formats;
+    for (int64_t i = 0; options_.format_at && i < chunk.pictures; i++) {
+        const auto format = options_.format_at(options_.first_frame + chunk.first + i);
+        if (!format)
+            return {};
+        formats.push_back(*format);
+    }
+    return formats;
+}
+
+Pictures ChunkPictures::finish(const PictureChunk &chunk, const at::Tensor &frames) {
+    const Size size = options_.output;
+    Pictures pictures;
+    pictures.formats = formats(chunk);
+    int64_t bytes = 0;
+    for (const PictureFormat &format : pictures.formats)
+        bytes = std::max(bytes, picture_bytes(format, size));
+    const auto options = chunk.condition.options();
+    pictures.data = pictures.formats.empty()
+                        ? at::empty({chunk.pictures, 3, size.height, size.width}, options)
+                        : at::empty({chunk.pictures, bytes}, options.dtype(at::kByte));
     // One by one: what is computed on the way is a picture's, not a chunk's.
     for (int64_t i = 0; i < chunk.pictures; i++) {
         // Statistics of the picture itself: the padding is cropped before the colours are fixed.
         const auto crop = [&](const at::Tensor &x) {
-            return x.narrow(1, i, 1).narrow(2, 0, height).narrow(3, 0, width).unsqueeze(0);
+            return x.narrow(1, i, 1).narrow(2, 0, size.height).narrow(3, 0, size.width).unsqueeze(0);
         };
         const ColorFix color_fix = options_.color_fix_at
                                        ? options_.color_fix_at(options_.first_frame + chunk.first + i)
                                        : options_.color_fix;
         const at::Tensor pixels =
             fix_color(color_fix, crop(frames), crop(chunk.condition)).squeeze(0).squeeze(1);
-        pictures[i].copy_(options_.output_depth == 0 ? pixels
-                                                     : levels_from_pixels(pixels, options_.output_depth));
+        if (pictures.formats.empty()) {
+            pictures.data[i].copy_(pixels);
+        } else {
+            const PictureFormat &format = pictures.formats[i];
+            converters_.get(format, size)
+                .from_pixels(pixels, pictures.data[i].narrow(0, 0, picture_bytes(format, size)));
+        }
     }
     return pictures;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
+#include "frame/picture_converter.h"
 #include "frame/upscale.h"
 #include "model/placement.h"
 #include "stream/chunk_schedule.h"
@@ -21,6 +22,14 @@ struct PictureChunk {
     at::Tensor noise;       ///< (16, 6 or 2, target height / 8, target width / 8)
     at::Tensor condition; ///< (3, 21 or 8, target height, target width), low quality of the output's indices
     int64_t pictures = 0; ///< how many of the output's frames are of real pictures
+};
+
+/// Pictures that are made together.
+struct Pictures {
+    /// (N, 3, H, W) fp32 in [-1, 1] where `formats` is empty, else (N, bytes of the largest) uint8: packed
+    /// pictures.
+    at::Tensor data;
+    std::vector<PictureFormat> formats; ///< of each
 };
 
 /// The picture side of a stream: pictures to chunks and the network's frames back to pictures. It counts
@@ -47,18 +56,18 @@ public:
 
     /// Crop and colour fix what the network made of a chunk.
     /// @param frames (3, 21 or 8, target height, target width), of the model's precision
-    /// @return (chunk.pictures, 3, H, W), contiguous: fp32 in [-1, 1], or levels of
-    /// StreamOptions::output_depth
-    at::Tensor finish(const PictureChunk &chunk, const at::Tensor &frames) const;
+    Pictures finish(const PictureChunk &chunk, const at::Tensor &frames);
 
 private:
     at::Tensor on_device(const at::Tensor &frame) const;
     at::Tensor low_quality(std::span<const at::Tensor> frames) const;
+    std::vector<PictureFormat> formats(const PictureChunk &chunk) const;
 
     StreamOptions options_;
     Placement place_; ///< of pictures: fp32
     Size target_;
     Upscaler upscale_;
+    PictureConverters converters_;
     int64_t chunk_ = 0, frames_in_ = 0, frames_out_ = 0;
     at::Tensor look_ahead_; ///< (3, 4, target height, target width)
     at::Tensor last_;       ///< (3, h, w) the last picture given

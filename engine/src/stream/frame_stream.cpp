@@ -59,7 +59,7 @@ void FrameStream::run(const PictureChunk &chunk, at::Tensor &picture, const Obse
         observer);
 }
 
-at::Tensor FrameStream::step(std::span<const at::Tensor> frames, const Observer &observer) {
+Pictures FrameStream::step(std::span<const at::Tensor> frames, const Observer &observer) {
     // The first chunk is the largest; later ones have state that other tiles could not take over.
     const bool may_start_again = pictures_.frames_wanted() == schedule::first_frames_in;
     std::optional<PictureChunk> chunk;

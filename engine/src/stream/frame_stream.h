@@ -34,7 +34,7 @@ public:
     /// @param frames as ChunkPictures::begin()
     /// @return the next pictures, (N, 3, H, W) as ChunkPictures::finish() gives them, on the model's device,
     ///         which may still be at work
-    at::Tensor step(std::span<const at::Tensor> frames, const Observer &observer = {});
+    Pictures step(std::span<const at::Tensor> frames, const Observer &observer = {});
 
 private:
     /// A grid, how its tiles are blended, and their streams.

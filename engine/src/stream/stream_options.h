@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
-#include "frame/upscale.h"
+#include "frame/picture_format.h"
 #include "model/block_mask.h"
 #include "tiles/batch_planner.h"
 #include "weights/model_config.h"
 
 #include <functional>
+#include <optional>
 #include <vector>
 
 namespace flashvsr {
@@ -16,9 +17,9 @@ struct StreamOptions {
     Size input, output; ///< pixels
     SparseOptions sparse;
     ColorFix color_fix = ColorFix::adain;
-    /// Bits of a component of the pictures that come out, 8 to 16 or 32 as FlashVSRFrame::depth: levels as
-    /// levels_from_pixels() gives them. 0: fp32 in [-1, 1], as those need that are mixed with others.
-    int output_depth = 0;
+    /// Where set, the format of the output picture at a place in the whole clip; any thread may ask. Unset,
+    /// or of no value: fp32 in [-1, 1], as those need that are mixed with others.
+    std::function<std::optional<PictureFormat>(int64_t place)> format_at;
     /// Where set, the colour fix of the picture at a place in the whole clip; any thread may ask.
     std::function<ColorFix(int64_t place)> color_fix_at;
     uint64_t seed = 0;

@@ -6,6 +6,7 @@
 #include "error.h"
 #include "frame/held_picture.h"
 #include "frame/noise.h"
+#include "frame/picture_converter.h"
 #include "ops/attention.h"
 #include "ops/block_mask.h"
 #include "ops/color_fix.h"
@@ -453,17 +454,43 @@ TEST_F(CudaOps, APictureHasTheCpusBitsThereAndBack) {
                          back = at::empty_like(planes);
         const at::Tensor pixels = HeldPicture(frame_of(planes, depth)).to_tensor(gpu);
         EXPECT_TRUE(at::equal(pixels.to(at::kCPU), picture_to_tensor(frame_of(planes, depth)))) << depth;
-        FlashVSRFrame frame = frame_of(back, depth);
-        levels_to_picture(Download(levels_from_pixels(pixels, depth)).wait(), frame);
+        const PictureConverter converter(format_of(frame_of(planes, depth)), {37, 11}, gpu);
+        const at::Tensor packed = at::empty({picture_bytes(converter.format(), converter.size())},
+                                            at::TensorOptions(gpu).dtype(at::kByte));
+        converter.from_pixels(pixels, packed);
+        unpack_picture(Download(packed).wait(), frame_of(back, depth));
         EXPECT_LE(greatest(wide(back) - wide(planes)), depth == float_depth ? 0x1p-24 : 0) << depth;
     }
 }
 
-TEST(LevelsToPicture, RefusesLevelsOfAnotherDepthOrSize) {
-    at::Tensor planes = at::zeros({3, 4, 5}, at::kByte);
-    FlashVSRFrame frame = frame_of(planes, 8);
-    EXPECT_THROW(levels_to_picture(at::zeros({3, 4, 5}, at::kFloat), frame), Error);
-    EXPECT_THROW(levels_to_picture(at::zeros({3, 5, 4}, at::kByte), frame), Error);
+/// Y'CbCr of every layout: the CPU's colours but for what fp32 sums in another order are apart, and levels
+/// that are at most one apart, and then seldom.
+TEST_F(CudaOps, YuvIsConvertedAsOnTheCpu) {
+    const FlashVSRYuv bt709{0.2126, 0.0722, 0, 1, 1, 0, 128, 0, 0};
+    for (const int depth : {8, 10, 16})
+        for (const auto &[log2_w, log2_h] : {std::pair{0, 0}, std::pair{1, 0}, std::pair{1, 1}})
+            for (const int interleaved : {0, 1}) {
+                PictureFormat format{FLASHVSR_PIXEL_FORMAT_YUV, depth, bt709};
+                format.yuv.log2_chroma_w = log2_w;
+                format.yuv.log2_chroma_h = log2_h;
+                format.yuv.chroma_y = 128 * log2_h;
+                format.yuv.interleaved = interleaved;
+                format.yuv.shift = depth == 10 ? 6 : 0;
+                const Size size{37, 23};
+                const PictureConverter host(format, size, at::kCPU), device(format, size, gpu);
+                const at::Tensor pixels = at::rand({3, size.height, size.width}) * 2 - 1,
+                                 here = at::empty({picture_bytes(format, size)}, at::kByte),
+                                 there = at::empty_like(here, at::TensorOptions(gpu));
+                host.from_pixels(pixels, here);
+                device.from_pixels(pixels.to(gpu), there);
+                const at::ScalarType type = component_type(depth);
+                const at::Tensor apart = (wide(there.to(at::kCPU).view(type)) - wide(here.view(type))).abs();
+                const std::string what = concat(depth, " bits, ", log2_w, log2_h, interleaved);
+                EXPECT_LE(greatest(apart), 1 << format.yuv.shift) << what;
+                EXPECT_LE(wide(apart.gt(0)).mean().item<double>(), 0.01) << what;
+                EXPECT_LE(greatest(wide(device.to_pixels(here.to(gpu))) - wide(host.to_pixels(here))), 4e-6)
+                    << what;
+            }
 }
 
 at::Tensor plain_adain(const at::Tensor &content, const at::Tensor &style) {
@@ -491,7 +518,7 @@ TEST_F(CudaOps, ColorFixes) {
     };
     for (const at::ScalarType type : precisions)
         for (const auto &[batch, frames, height, width] :
-             {Case{1, 8, 90, 160}, Case{2, 3, 45, 77}, Case{1, 1, 1, 1}}) {
+             {Case{1, 8, 90, 160}, Case{2, 3, 45, 77}, Case{3, 16, 1, 1}}) {
             // Crops of larger pictures, as the network's are; one channel of one colour.
             const auto crop = [&](const at::Tensor &x) { return x.narrow(3, 0, height).narrow(4, 0, width); };
             const std::vector<int64_t> padded = {batch, 3, frames, height + 6, width + 8};

@@ -2,8 +2,8 @@
 
 // What contexts and streams leave of a GPU's memory, and how they fail where it is too small or broken.
 
-#include "pipeline_support.h"
 #include "torch_guard.h"
+#include "unit/pipeline_support.h"
 
 #include "flashvsr/flashvsr.h"
 
@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <optional>
+#include <vector>
 
 namespace flashvsr {
 namespace {
@@ -113,13 +114,13 @@ void use_context() {
 
 TEST_F(CudaMemory, TwentyContextsLeaveNoneBehind) {
     constexpr int rounds = 20, settled = 3;
-    int64_t free_once_settled = 0;
-    for (int round = 1; round <= rounds; round++) {
+    std::vector<int64_t> free;
+    for (int round = 0; round < rounds; round++) {
         use_context();
-        if (round == settled)
-            free_once_settled = free_bytes();
+        free.push_back(free_bytes() / mebibyte);
     }
-    EXPECT_GE(free_bytes(), free_once_settled - mebibyte);
+    // The driver takes pages of 2 MiB, at times one more for itself.
+    EXPECT_GE(free.back(), free[settled] - 2) << "MiB free after each: " << testing::PrintToString(free);
 }
 
 TEST_F(CudaMemory, IsTheSameAfterChunk60AsAfterChunk12) {
@@ -129,7 +130,7 @@ TEST_F(CudaMemory, IsTheSameAfterChunk60AsAfterChunk12) {
     const WorkerDevice device = one_gpu().front();
     StreamOptions options = test::stream_options({64, 64});
     options.color_fix = ColorFix::adain;
-    options.output_depth = 8;
+    options.format_at = [](int64_t) { return PictureFormat{}; };
     FrameStream stream(device.model, options, device.memory, log);
     const std::vector<PicturePtr> clip = test::moving_pictures(options.input, schedule::first_frames_in);
     constexpr size_t all_pools = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
@@ -139,7 +140,7 @@ TEST_F(CudaMemory, IsTheSameAfterChunk60AsAfterChunk12) {
         std::vector<at::Tensor> frames;
         for (int64_t i = 0; i < stream.frames_wanted(); i++)
             frames.push_back(clip[i]->to_tensor(gpu));
-        const Download pictures(stream.step(frames));
+        const Download pictures(stream.step(frames).data);
         ASSERT_EQ(pictures.wait().scalar_type(), at::kByte);
         allocated_last = allocated();
         if (chunk == 12) {
