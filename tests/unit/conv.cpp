@@ -144,6 +144,23 @@ TEST_P(Convolutions, OfManyShapesAreAsExactAsLibTorchs) {
     }
 }
 
+TEST_P(Convolutions, OfPicturesThatBringTheirBorder) {
+    std::vector<Case> cases = small_cases;
+    if (GetParam().device == at::kCUDA)
+        // Whole tiles, as our own kernel wants them, and others.
+        cases.insert(cases.end(), {{4, 48, 80, 768, 256}, {16, 48, 64, 128, 136, false}, {9, 50, 63, 128, 256}});
+    for (const Case &c : cases) {
+        SCOPED_TRACE(describe(c));
+        const at::Tensor x = pixels({c.images, c.in, c.height + 2, c.width + 2});
+        const ConvWeights w = weights({c.out, c.in, 3, 3}, c.bias);
+        poison({c.images, c.out, c.height, c.width});
+        const at::Tensor got = conv2d_of_bordered(x, w);
+        EXPECT_TRUE(got.is_contiguous(layout));
+        expect_close(got, at::conv2d(x, w.weight, w.bias),
+                     at::conv2d(in_doubles(x), in_doubles(w.weight), in_doubles(w.bias)));
+    }
+}
+
 TEST_P(Convolutions, OfFramesWithTheFrameBefore) {
     for (const int64_t count : {1, 2, 3})
         for (const Case &c : cases_for(GetParam().device)) {

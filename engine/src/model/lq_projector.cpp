@@ -51,10 +51,8 @@ at::Tensor kernel_sources(int64_t batch, int64_t clips, int64_t length, Version 
 
 /// (B, F, h, w, C) -> channels-last (B*F', C', h, w) -> (B, F', h, w, C')
 at::Tensor convolve(const at::Tensor &frames, const at::Tensor &sources, const ConvWeights &conv) {
-    const at::Tensor y = at::conv2d(stack_frames(frames, sources), conv.weight, conv.bias);
-    return y.contiguous(at::MemoryFormat::ChannelsLast)
-        .permute({0, 2, 3, 1})
-        .view({frames.size(0), -1, frames.size(2), frames.size(3), y.size(1)});
+    const at::Tensor y = conv2d_of_bordered(stack_frames(frames, sources), conv);
+    return y.permute({0, 2, 3, 1}).view({frames.size(0), -1, frames.size(2), frames.size(3), y.size(1)});
 }
 
 } // namespace

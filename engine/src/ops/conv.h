@@ -16,6 +16,11 @@ struct ConvWeights {
 at::Tensor conv2d(const at::Tensor &x, const ConvWeights &weights, bool relu = false,
                   const at::Tensor &residual = {});
 
+/// 3x3 convolution of pictures that bring a border of one pixel, as stack_frames() makes them.
+/// @param x (N, in, h + 2, w + 2), channels-last
+/// @return (N, out, h, w), channels-last
+at::Tensor conv2d_of_bordered(const at::Tensor &x, const ConvWeights &weights);
+
 /// conv2d() with ReLU of frames that have the frame before them after their own channels.
 /// @param x       (B*n, in, h, w), channels-last: n frames in order for each of B
 /// @param memory  (B, in, h, w), channels-last: what comes before the first

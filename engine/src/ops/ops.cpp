@@ -102,6 +102,10 @@ at::Tensor conv2d(const at::Tensor &x, const ConvWeights &weights, bool relu, co
     return FLASHVSR_DISPATCH(x, conv2d(x, weights, relu, residual));
 }
 
+at::Tensor conv2d_of_bordered(const at::Tensor &x, const ConvWeights &weights) {
+    return FLASHVSR_DISPATCH(x, conv2d_of_bordered(x, weights));
+}
+
 at::Tensor conv2d_with_past(const at::Tensor &x, const at::Tensor &memory, const ConvWeights &weights) {
     return FLASHVSR_DISPATCH(x, conv2d_with_past(x, memory, weights));
 }

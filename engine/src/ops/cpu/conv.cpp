@@ -16,6 +16,10 @@ at::Tensor conv2d(const at::Tensor &x, const ConvWeights &weights, bool relu, co
     return relu ? y.relu_() : y;
 }
 
+at::Tensor conv2d_of_bordered(const at::Tensor &x, const ConvWeights &weights) {
+    return at::conv2d(x, weights.weight, weights.bias).contiguous(at::MemoryFormat::ChannelsLast);
+}
+
 at::Tensor conv2d_with_past(const at::Tensor &x, const at::Tensor &memory, const ConvWeights &weights) {
     return cpu::conv2d(stack_past(x, memory), weights, true, {});
 }

@@ -46,6 +46,7 @@ at::Tensor resample_rows(const at::Tensor &rows, int64_t planes, const ResampleT
 
 at::Tensor stack_frames(const at::Tensor &frames, const at::Tensor &sources);
 at::Tensor conv2d(const at::Tensor &x, const ConvWeights &weights, bool relu, const at::Tensor &residual);
+at::Tensor conv2d_of_bordered(const at::Tensor &x, const ConvWeights &weights);
 at::Tensor conv2d_with_past(const at::Tensor &x, const at::Tensor &memory, const ConvWeights &weights);
 void conv2d_to_planes(const at::Tensor &out, const at::Tensor &x, const ConvWeights &weights);
 at::Tensor upsample_conv2d(const at::Tensor &x, const UpsampleConvWeights &weights, bool relu);

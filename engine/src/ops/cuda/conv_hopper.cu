@@ -20,6 +20,8 @@ bool has_right_shape(const ConvArgs &args) {
     if (args.in_channels % 8 != 0 || args.images % args.frames != 0 ||
         pixels * args.growth > std::numeric_limits<int>::max() / 8)
         return false;
+    if (args.border != 0 && (args.border != 1 || args.kind != ConvKind::same || args.memory != nullptr))
+        return false;
     switch (args.kind) {
     case ConvKind::same:
         return args.out_channels % 8 == 0 && args.growth == 1;

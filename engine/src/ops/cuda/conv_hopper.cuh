@@ -127,8 +127,8 @@ private:
     /// @param weight_channel of the weights, for the source's first channel
     __device__ void load_source(const Tile &tile, const CUtensorMap &map, int image, int weight_channel) {
         // A 2x2 kernel reaches up or left for the first of two pixels, down or right for the second.
-        const int y = tile.y - (kind == ConvKind::doubled ? 1 - tile.phase / 2 : 1);
-        const int x = tile.x - (kind == ConvKind::doubled ? 1 - tile.phase % 2 : 1);
+        const int y = tile.y - (kind == ConvKind::doubled ? 1 - tile.phase / 2 : 1 - args_.border);
+        const int x = tile.x - (kind == ConvKind::doubled ? 1 - tile.phase % 2 : 1 - args_.border);
         for (int channel = 0; channel < args_.in_channels; channel += depth) {
             Barrier &full = shared_.halo_full[halo_.slot];
             shared_.halo_empty[halo_.slot].wait(halo_.parity ^ 1);
@@ -391,12 +391,12 @@ __global__ void __launch_bounds__(threads, 1)
     }
 }
 
-/// Map of pixels (images, height, width, channels) in boxes of 64 channels.
+/// Map of pixels (images, height + 2*border, width + 2*border, channels) in boxes of 64 channels.
 inline cudaError_t encode_pixels(CUtensorMap &map, const void *base, const ConvArgs &args, int images,
-                                 int64_t channels, int rows, int cols) {
-    const int64_t row = args.width * channels;
-    return encode_map<4>(map, base, args.element, {channels, args.width, args.height, images},
-                         {channels, row, args.height * row}, {depth, cols, rows, 1});
+                                 int64_t channels, int rows, int cols, int border = 0) {
+    const int64_t width = args.width + 2 * border, height = args.height + 2 * border, row = width * channels;
+    return encode_map<4>(map, base, args.element, {channels, width, height, images},
+                         {channels, row, height * row}, {depth, cols, rows, 1});
 }
 
 /// Map of every second pixel of every second row, from one of the first 2x2.
@@ -412,7 +412,8 @@ template <ConvKind kind> cudaError_t encode(Maps<kind> &maps, const ConvArgs &ar
     using S = Sizes<kind>;
     const int64_t in_channels = int64_t(args.in_channels) * (args.memory == nullptr ? 1 : 2);
     cudaError_t error =
-        encode_pixels(maps.x, args.x, args, args.images, args.in_channels, S::halo_side, S::halo_side);
+        encode_pixels(maps.x, args.x, args, args.images, args.in_channels, S::halo_side, S::halo_side,
+                      args.border);
     if (error == cudaSuccess && args.memory != nullptr)
         error = encode_pixels(maps.memory, args.memory, args, args.images / args.frames, args.in_channels,
                               S::halo_side, S::halo_side);

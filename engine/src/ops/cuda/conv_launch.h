@@ -26,6 +26,7 @@ struct ConvArgs {
     /// before it after its own channels; the first of every `frames` images has this.
     const void *memory;
     int frames;
+    int border; ///< rows and columns that x has more at each edge: 0 (zeros are read there) or, of `same`, 1
     int growth;           ///< images that each one becomes, of `doubled`; else 1
     const void *weight;   ///< (growth*4*out_channels, 2, 2, in_channels) or (out_channels, 3, 3, in or 2*in)
     const void *bias;     ///< (out_channels) or null
