@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "torch_guard.h"
 
+#include "ops/device.h"
+
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -34,7 +36,11 @@ Error current_error() {
         // A CPU allocation that fails is no c10::OutOfMemoryError.
         const bool memory = dynamic_cast<const c10::OutOfMemoryError *>(&error) != nullptr ||
                             sentence.find("can't allocate memory") != std::string::npos;
-        return {memory ? ENOMEM : EIO, sentence};
+        if (memory)
+            return {ENOMEM, sentence};
+        // Libraries on top of CUDA do not all say what it was.
+        const std::string cause = sentence.find("CUDA error") == std::string::npos ? gpu_failure() : "";
+        return {EIO, cause.empty() ? sentence : "CUDA error: " + cause + " (" + sentence + ")"};
     } catch (const std::exception &error) {
         return {EIO, error.what()};
     } catch (...) {

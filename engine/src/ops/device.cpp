@@ -39,6 +39,9 @@ int64_t peak_allocated_bytes(int) {
     return 0;
 }
 void reset_peak(int) {}
+std::string failure() {
+    return {};
+}
 void copy(const at::Tensor &, const at::Tensor &, const c10::Stream &) {}
 } // namespace
 } // namespace cuda
@@ -118,6 +121,10 @@ DeviceScope::DeviceScope(const at::Device &device) {
     lease_.emplace(device, StreamLease::Use::work);
     device_.reset_device(device);
     stream_.reset_stream(lease_->stream());
+}
+
+std::string gpu_failure() {
+    return cuda::failure();
 }
 
 void synchronize(const at::Device &device) {

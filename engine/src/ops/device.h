@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 
 namespace flashvsr {
 
@@ -63,6 +64,9 @@ private:
     c10::OptionalDeviceGuard device_;
     c10::OptionalStreamGuard stream_;
 };
+
+/// What a GPU that this process has used says it failed with, all that was queued done; "" where none failed.
+std::string gpu_failure();
 
 /// Wait until a device has done all that was queued on it.
 void synchronize(const at::Device &device);

@@ -78,6 +78,20 @@ void reset_peak(int index) {
     allocator::resetPeakStats(static_cast<c10::DeviceIndex>(index));
 }
 
+std::string failure() {
+    for (int index = 0, count = device_count(); index < count; index++) {
+        if (!c10::cuda::hasPrimaryContext(static_cast<c10::DeviceIndex>(index)))
+            continue;
+        // A failure stays: every later call returns it.
+        cudaError_t error = cudaSetDevice(index);
+        if (error == cudaSuccess)
+            error = cudaDeviceSynchronize();
+        if (error != cudaSuccess)
+            return cudaGetErrorString(error);
+    }
+    return {};
+}
+
 void copy(const at::Tensor &to, const at::Tensor &from, const c10::Stream &stream) {
     const c10::cuda::CUDAGuard guard(stream.device());
     check(cudaMemcpyAsync(to.mutable_data_ptr(), from.const_data_ptr(), from.nbytes(), cudaMemcpyDefault,

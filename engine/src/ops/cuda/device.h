@@ -15,6 +15,8 @@ int64_t allocated_bytes(int index);
 int64_t peak_allocated_bytes(int index);
 void reset_peak(int index);
 
+std::string failure();
+
 /// Queue a copy between a GPU and pinned memory in a stream of the GPU. Both tensors are contiguous and of as
 /// many bytes, and the caller keeps them until it is done.
 void copy(const at::Tensor &to, const at::Tensor &from, const c10::Stream &stream);
