@@ -155,7 +155,7 @@ template <class Policy> __device__ void schedule(const AttentionArgs &args, int 
             given.row = exists ? row : -1;
             given.count = count;
         }
-        release(shared.work_full[work.slot]);
+        shared.work_full[work.slot].arrive();
         work.advance();
         if (!exists)
             return windows.finish();
@@ -176,7 +176,7 @@ public:
             shared_.work_full[work_.slot].wait(work_.parity);
             const Work &taken = shared_.work[work_.slot];
             const int row = taken.row, count = taken.count, first_key = taken.first_keys[lane_];
-            release(shared_.work_empty[work_.slot]);
+            shared_.work_empty[work_.slot].arrive();
             work_.advance();
             if (row < 0)
                 break;
@@ -440,8 +440,9 @@ __global__ void __launch_bounds__(threads, 1)
             shared.tile_empty[i].init(multiplier_warps);
         }
         for (int i = 0; i < work_slots; i++) {
-            shared.work_full[i].init(1);
-            shared.work_empty[i].init(1 + multiplier_warps);
+            // All lanes of the scheduler write, and all lanes of the loader read.
+            shared.work_full[i].init(32);
+            shared.work_empty[i].init(32 + multiplier_warps);
         }
         shared.draw.init(1);
         fence_shared();
