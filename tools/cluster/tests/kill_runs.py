@@ -20,61 +20,11 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parent.parent
-PORT = 26379
-RUN_SECONDS = 300.0
-WORKER_TITLES = ("ray::IDLE", "ray::Worker", "ray::Board", "ray::part")
+from local_cluster import Cluster, processes
 
-
-@dataclass(frozen=True)
-class Process:
-    pid: int
-    parent: int
-    words: list[str]
-
-
-def processes() -> list[Process]:
-    """What runs now."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, IndexError):
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            found.append(Process(int(folder.name), parent, words))
-    return found
-
-
-class Cluster:
-    """A Ray cluster with one node, ended by the processes' ids."""
-
-    def __init__(self, workers: int):
-        self.folder = tempfile.mkdtemp(prefix="fr-", dir="/tmp")  # paths of sockets have to be short
-        self.env = {**os.environ, "RAY_ADDRESS": f"127.0.0.1:{PORT}", "PYTHONPATH": str(PACKAGE),
-                    "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0",
-                    "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        ray = str(Path(sys.executable).parent / "ray")
-        subprocess.run([ray, "start", "--head", f"--port={PORT}", f"--num-cpus={workers}", f"--temp-dir={self.folder}",
-                        "--include-dashboard=false", "--object-store-memory=100000000"],
-                       check=True, env=self.env, stdout=subprocess.DEVNULL)
-
-    def raylet(self) -> int:
-        return next(one.pid for one in processes()
-                    if one.words[0].endswith("raylet/raylet") and any(self.folder in word for word in one.words))
-
-    def workers(self) -> list[Process]:
-        """Workers and the board, idle ones as well; not the node's own agents, whose end is the node's."""
-        raylet = self.raylet()
-        return [one for one in processes() if one.parent == raylet and one.words[0].startswith(WORKER_TITLES)]
-
-    def stop(self) -> None:
-        mine = [one.pid for one in processes() if any(self.folder in word for word in one.words)]
-        for pid in mine:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(self.folder, ignore_errors=True)
+RUN_SECONDS = 900.0
 
 
 class Runs:
