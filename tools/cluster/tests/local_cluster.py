@@ -85,12 +85,13 @@ class Cluster:
         return any(self.folder in word for word in one.words)
 
     def _processes(self) -> list[int]:
-        """Those that name the cluster's folder, and all that they have started."""
-        now = processes()
-        mine = {one.pid for one in now if self._owns(one)}
-        while more := {one.pid for one in now if one.parent in mine} - mine:
-            mine |= more
-        return sorted(mine)
+        """Those that were started with the cluster's environment, some by way of processes that have ended."""
+        found = []
+        for one in processes():
+            with suppress(OSError):
+                if self.folder.encode() in Path(f"/proc/{one.pid}/environ").read_bytes():
+                    found.append(one.pid)
+        return found
 
     def stop(self) -> None:
         end = time.monotonic() + END_SECONDS
