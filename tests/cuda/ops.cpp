@@ -24,6 +24,10 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
 
 namespace flashvsr {
 namespace {
@@ -510,6 +514,32 @@ at::Tensor plain_wavelet(const at::Tensor &content, const at::Tensor &style) {
         return y.view(x.sizes());
     };
     return (content - blurred(content) + blurred(style)).clamp(-1, 1);
+}
+
+/// Drafts of several lengths at a time: the limit of shared memory is the kernel's, not a launch's.
+TEST_F(CudaOps, DraftsOfSeveralThreadsDoNotDisturbEachOther) {
+    std::array<std::optional<std::string>, 3> failures;
+    std::vector<std::jthread> threads;
+    for (size_t i = 0; i < failures.size(); i++)
+        threads.emplace_back([&failures, i] {
+            try {
+                const c10::InferenceMode inference;
+                const auto options = at::TensorOptions(gpu).dtype(at::kFloat);
+                const at::Tensor query = at::rand({1, 2, 12, 128}, options),
+                                 key =
+                                     at::rand({1, 2, 12 * (40 + 60 * static_cast<int64_t>(i)), 128}, options),
+                                 local = at::ones({12, 12}, options.dtype(at::kBool));
+                const at::Tensor first = draft_probabilities(query, key, local);
+                for (int round = 0; round < 300; round++)
+                    if (!at::equal(draft_probabilities(query, key, local), first))
+                        failures[i] = "another draft";
+            } catch (const std::exception &error) {
+                failures[i] = error.what();
+            }
+        });
+    threads.clear();
+    for (const std::optional<std::string> &failure : failures)
+        EXPECT_FALSE(failure) << *failure;
 }
 
 TEST_F(CudaOps, ColorFixes) {

@@ -76,13 +76,28 @@ __global__ void __launch_bounds__(draft_threads)
     }
 }
 
+/// As much as the device has: the limit belongs to the kernel, and a thread that set what its own launch needs
+/// would take it away from another's.
+template <typename Kernel> cudaError_t allow_shared_memory(Kernel kernel) {
+    int device = 0, most = 0;
+    cudaFuncAttributes attributes{};
+    if (const cudaError_t error = cudaGetDevice(&device))
+        return error;
+    if (const cudaError_t error =
+            cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device))
+        return error;
+    if (const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel))
+        return error;
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                most - static_cast<int>(attributes.sharedSizeBytes));
+}
+
 template <int Queries>
 cudaError_t launch_draft(const WindowBuffer &query, const WindowBuffer &key, const bool *local,
                          int local_windows, float *out, int batch, int heads, int queries, int keys,
                          cudaStream_t stream) {
     const int shared = Queries * keys * static_cast<int>(sizeof(double));
-    if (const cudaError_t error = cudaFuncSetAttribute(draft_probabilities_kernel<Queries>,
-                                                       cudaFuncAttributeMaxDynamicSharedMemorySize, shared))
+    if (const cudaError_t error = allow_shared_memory(draft_probabilities_kernel<Queries>))
         return error;
     // As many threads as divide the keys best: one round of them where that is possible.
     const int rounds = (keys + draft_threads - 1) / draft_threads,
