@@ -4,6 +4,8 @@
 
 #include <ATen/ATen.h>
 
+#include <mutex>
+
 #include <cmath>
 
 namespace flashvsr::cuda {
@@ -123,6 +125,10 @@ at::Tensor cross_attention(const at::Tensor &q, const at::Tensor &k, const at::T
         const at::Tensor weights = at::matmul(split, k.transpose(1, 2)).mul_(scale).softmax(-1);
         return at::matmul(weights, v).transpose(1, 2).reshape({batch, length, heads * head_dim});
     }
+    // cuDNN makes a kernel at a shape's first use in a thread. Threads that do so at the same time may be
+    // given different ones, which round differently, so they take turns to queue.
+    static std::mutex mutex;
+    const std::lock_guard lock(mutex);
     const at::Tensor out = at::scaled_dot_product_attention(split, k.unsqueeze(0).expand({batch, -1, -1, -1}),
                                                             v.unsqueeze(0).expand({batch, -1, -1, -1}));
     return out.transpose(1, 2).reshape({batch, length, heads * head_dim});
