@@ -132,6 +132,11 @@ void synchronize(const at::Device &device) {
         backend(device).synchronizeDevice(device.index());
 }
 
+void synchronize_stream(const at::Device &device) {
+    if (!device.is_cpu())
+        backend(device).getStream(device).synchronize();
+}
+
 MemoryMeter::MemoryMeter(const at::Device &device) : device_(device) {
     if (device_.is_cpu())
         return;

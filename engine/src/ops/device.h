@@ -71,6 +71,9 @@ std::string gpu_failure();
 /// Wait until a device has done all that was queued on it.
 void synchronize(const at::Device &device);
 
+/// Wait until a device has done what this thread queued on it.
+void synchronize_stream(const at::Device &device);
+
 /// The most memory that was in use on a device since its making above what was before; 0 on the CPU, where
 /// nobody counts.
 class MemoryMeter {

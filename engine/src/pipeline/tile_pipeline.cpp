@@ -20,8 +20,10 @@ constexpr size_t chunks_under_way = 2;
 } // namespace
 
 TilePipeline::TilePipeline(const PipelineOptions &options, std::vector<WorkerDevice> devices, const Log &log)
-    : options_(options), devices_(std::move(devices)), log_(log), pictures_(options.stream),
-      grid_(stream_grid(options.stream)), feather_(grid_, pictures_.target()), stats_(devices_.size()) {
+    : options_(options), devices_(std::move(devices)), log_(log),
+      lead_(devices_.front().model->placement.device), pictures_(options.stream, lead_),
+      grid_(stream_grid(options.stream)), feather_(grid_, pictures_.target(), lead_),
+      stats_(devices_.size()) {
     // Shares of whole batches, so that the batches are those of one device.
     const auto batch = static_cast<size_t>(
         options.stream.batch.adaptive ? 1 : std::max<int64_t>(1, options.stream.batch.batch));
@@ -112,7 +114,8 @@ void TilePipeline::fail_with(const Error &error) {
 void TilePipeline::read(const std::stop_token &stop) {
     try {
         const TorchGuard guard(log_);
-        PictureConverters converters(at::kCPU);
+        const DeviceScope scope(lead_);
+        PictureConverters converters(lead_);
         for (;;) {
             std::vector<PicturePtr> held;
             {
@@ -135,6 +138,7 @@ void TilePipeline::read(const std::stop_token &stop) {
             for (const PicturePtr &picture : held)
                 frames.push_back(picture->to_tensor(converters));
             PictureChunk chunk = pictures_.begin(frames);
+            synchronize_stream(lead_);
             const std::lock_guard lock(mutex_);
             jobs_.push_back(
                 {std::move(chunk), std::vector<std::vector<TileOutput>>(shares_.size()), shares_.size()});
@@ -213,9 +217,10 @@ void TilePipeline::run(size_t worker, size_t index, Job &job, const std::stop_to
     share.tiles.step(
         job.chunk,
         [&](const TileOutput &output) {
-            job.outputs[index].push_back({output.first, output.frames.to(at::kCPU)});
+            job.outputs[index].push_back({output.first, output.frames.to(lead_)});
         },
         observer);
+    synchronize_stream(devices_[worker].model->placement.device);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
 
     const std::lock_guard lock(mutex_);
@@ -240,9 +245,11 @@ Pictures TilePipeline::blend(const Job &job) {
 
 /// Give the oldest chunk's pictures out.
 void TilePipeline::finish(Job &job, const std::stop_token &stop) {
-    Pictures pictures;
+    std::vector<PendingPicture> pictures;
     try {
-        pictures = blend(job);
+        const DeviceScope scope(lead_);
+        pictures = pending_pictures(blend(job), 0);
+        synchronize_stream(lead_);
     } catch (...) {
         const std::lock_guard lock(mutex_);
         job.finishing = false; // for another worker
@@ -251,7 +258,7 @@ void TilePipeline::finish(Job &job, const std::stop_token &stop) {
     std::unique_lock lock(mutex_);
     if (!changed_.wait(lock, stop, [&] { return output_.size() <= output_low_water; }))
         return;
-    for (PendingPicture &picture : pending_pictures(pictures, 0))
+    for (PendingPicture &picture : pictures)
         output_.push_back(std::move(picture));
     jobs_.pop_front();
     first_job_++;

@@ -14,7 +14,8 @@ namespace flashvsr {
 
 /// One endless stream whose tiles are dealt out to devices, a run of neighbouring tiles to each: no seam in
 /// time, and the same pictures as on one device. The tiles of a device that fails go on, from where they
-/// were, on another.
+/// were, on another. Chunks are made and blended on the first device; what passes from thread to thread has
+/// been waited for on its stream, so that its memory may be freed by any.
 class TilePipeline : public Pipeline {
 public:
     TilePipeline(const PipelineOptions &options, std::vector<WorkerDevice> devices, const Log &log);
@@ -64,6 +65,7 @@ private:
     const PipelineOptions options_;
     const std::vector<WorkerDevice> devices_;
     const Log &log_;
+    const at::Device lead_;  ///< where chunks are made and blended
     ChunkPictures pictures_; ///< begun by the reading thread; finish() is of any
     std::vector<Tile> grid_;
     Feather feather_;
