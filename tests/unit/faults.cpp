@@ -42,7 +42,10 @@ public:
         start(failing);
     }
 
-    /// @return allocations since the start
+    /// Allocations since the start.
+    int64_t count() const { return count_; }
+
+    /// @return count()
     int64_t stop() {
         active_ = elsewhere_ = false;
         return count_;
@@ -359,19 +362,33 @@ TEST(Faults, WherePicturesDoNotFitWorkersGoOverToTilesForGood) {
     tiles.stream.fallback_tiles.clear();
     const auto expected = test::run_pipeline(tiles, 1, clip, Log());
 
-    std::vector<std::string> lines;
-    const Log log([&](LogLevel, const std::string &line) { lines.push_back(line); });
-    allocator.start_elsewhere(1000); // in the first chunk's network
-    const auto got = test::run_pipeline(whole, 1, clip, log);
+    int64_t first_chunk = 0; // its allocations
+    PipelineOptions counting = whole;
+    counting.before_step = [&](size_t, int64_t step) {
+        if (step == 1)
+            first_chunk = allocator.count();
+    };
+    allocator.start_elsewhere();
+    test::run_pipeline(counting, 1, clip, Log());
     allocator.stop();
-    ASSERT_EQ(got.size(), expected.size());
-    for (size_t i = 0; i < got.size(); i++)
-        ASSERT_TRUE(at::equal(got[i], expected[i])) << "frame " << i;
-    EXPECT_EQ(std::count_if(lines.begin(), lines.end(),
-                            [](const std::string &line) {
-                                return line.find("starting again with tiles of 128") != std::string::npos;
-                            }),
-              1);
+    ASSERT_GT(first_chunk, 500);
+
+    // oneDNN gets over a few failures by itself: then the next allocation is tried.
+    int64_t switches = 0;
+    for (int64_t failing = first_chunk / 2; switches == 0 && failing < first_chunk; failing++) {
+        const Log log([&](LogLevel, const std::string &line) {
+            switches += line.find("starting again with tiles of 128") != std::string::npos;
+        });
+        allocator.start_elsewhere(failing);
+        const auto got = test::run_pipeline(whole, 1, clip, log);
+        allocator.stop();
+        if (switches == 0)
+            continue;
+        ASSERT_EQ(got.size(), expected.size());
+        for (size_t i = 0; i < got.size(); i++)
+            ASSERT_TRUE(at::equal(got[i], expected[i])) << "allocation " << failing << ", frame " << i;
+    }
+    EXPECT_EQ(switches, 1);
 }
 
 /// Options for segments of one tile, and for one segment of several tiles.

@@ -195,7 +195,7 @@ void open(FlashVSRContext &ctx, const FlashVSRSettings &settings) {
     std::vector<WorkerDevice> devices = load_models(weights, places, settings.unload_dit != 0);
     const Model &model = *devices.front().model;
     ctx.model_bytes = model.bytes;
-    plan_tiles(options.stream, settings, weights.shape, model, devices.front().memory());
+    plan_tiles(options.stream, settings, devices);
     if (settings.unload_dit)
         plan_turns(options.stream, devices, ctx.log);
     ctx.output = options.stream.output;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace flashvsr {
 
@@ -121,8 +122,33 @@ at::ScalarType precision_on(const at::Device &device, int precision) {
     }
 }
 
-void plan_tiles(StreamOptions &stream, const FlashVSRSettings &settings, const NetworkShape &shape,
-                const Model &model, const DeviceMemory &memory) {
+namespace {
+
+/// What the worker that has the least finds.
+TileRoom room_of(const std::vector<WorkerDevice> &workers, MultiGpu mode, int64_t limit) {
+    TileRoom room;
+    room.free_bytes = std::numeric_limits<int64_t>::max();
+    for (const WorkerDevice &worker : workers) {
+        int64_t free = worker.memory().free - BatchPlanner::margin_bytes;
+        if (limit > 0)
+            free = std::min(free, limit);
+        const auto sharing = std::count_if(workers.begin(), workers.end(), [&](const WorkerDevice &other) {
+            return other.name == worker.name;
+        });
+        room.free_bytes = std::min(room.free_bytes, free / sharing);
+        const TurnBytes turns = worker.model->turn_bytes();
+        room.turns.transformer = std::max(room.turns.transformer, turns.transformer);
+        room.turns.decoder = std::max(room.turns.decoder, turns.decoder);
+    }
+    if (mode == MultiGpu::tiles)
+        room.workers = static_cast<int64_t>(workers.size());
+    return room;
+}
+
+} // namespace
+
+void plan_tiles(StreamOptions &stream, const FlashVSRSettings &settings,
+                const std::vector<WorkerDevice> &workers) {
     const double scale =
         std::max(static_cast<double>(stream.output.width) / static_cast<double>(stream.input.width),
                  static_cast<double>(stream.output.height) / static_cast<double>(stream.input.height));
@@ -143,12 +169,12 @@ void plan_tiles(StreamOptions &stream, const FlashVSRSettings &settings, const N
         stream.tile = scaled(settings.tile_size);
         return;
     case FLASHVSR_TILED_AUTO: {
-        int64_t available = memory.free - BatchPlanner::margin_bytes;
-        if (stream.batch.limit > 0)
-            available = std::min(available, stream.batch.limit);
-        std::vector<int64_t> sides = choose_tile_sizes(
-            shape, target_size(stream.output), scale, settings.tile_overlap, stream.sparse.kv_groups(),
-            static_cast<int64_t>(c10::elementSize(model.placement.dtype)), available, model.turn_bytes());
+        const Model &model = *workers.front().model;
+        const MemoryModel memory(model.shape, stream.sparse.kv_groups(),
+                                 static_cast<int64_t>(c10::elementSize(model.placement.dtype)));
+        std::vector<int64_t> sides =
+            choose_tile_sizes(memory, target_size(stream.output), scale, settings.tile_overlap,
+                              room_of(workers, multi_gpu(settings.multi_gpu), stream.batch.limit));
         std::transform(sides.begin(), sides.end(), sides.begin(), scaled);
         stream.tile = sides.front();
         stream.fallback_tiles.assign(sides.begin() + 1, sides.end());

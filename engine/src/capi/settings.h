@@ -23,9 +23,8 @@ std::optional<ColorFix> wished_color_fix(int color_fix);
 /// The type that a device computes in. Throws EINVAL for one that it does not compute in.
 at::ScalarType precision_on(const at::Device &device, int precision);
 
-/// Set the stream's tiles: as asked for, or the largest that fit the memory.
-/// @param memory of the model's device
-void plan_tiles(StreamOptions &stream, const FlashVSRSettings &settings, const NetworkShape &shape,
-                const Model &model, const DeviceMemory &memory);
+/// Set the stream's tiles: as asked for, or the largest that fit the memory of the workers' devices.
+void plan_tiles(StreamOptions &stream, const FlashVSRSettings &settings,
+                const std::vector<WorkerDevice> &workers);
 
 } // namespace flashvsr

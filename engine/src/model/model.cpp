@@ -138,7 +138,7 @@ private:
 };
 
 Model::Model(const ModelWeights &weights, const Placement &place, bool take_turns)
-    : placement(place), lq_projector(weights.lq_projector, weights.shape, weights.version, place),
+    : shape(weights.shape), placement(place), lq_projector(weights.lq_projector, weights.shape, weights.version, place),
       dit(weights.dit, weights.prompt, weights.shape, place), decoder(weights.decoder, weights.shape, place),
       bytes((parameters(weights.dit) + parameters(weights.lq_projector) + parameters(weights.decoder)) *
             static_cast<int64_t>(at::elementSize(place.dtype))) {

@@ -35,6 +35,7 @@ struct Model {
 
     TurnBytes turn_bytes() const;
 
+    NetworkShape shape;
     Placement placement;
     LqProjector lq_projector;
     Dit dit;

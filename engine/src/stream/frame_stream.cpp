@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "stream/frame_stream.h"
 
+#include "tiles/memory_model.h"
 #include "torch_guard.h"
 
 #include <ATen/ATen.h>
@@ -26,11 +27,19 @@ std::vector<Tile> stream_grid(const StreamOptions &options) {
     return grid;
 }
 
+namespace {
+
+MemoryModel memory_model(const StreamOptions &options, const Model &model) {
+    return {model.shape, options.sparse.kv_groups(),
+            static_cast<int64_t>(c10::elementSize(model.placement.dtype))};
+}
+
+} // namespace
+
 BatchPlanner make_batch_planner(const StreamOptions &options, const std::vector<Tile> &grid,
                                 const Model &model, MemoryProvider memory, const Log &log) {
-    const Size tile = grid.front().size;
-    return {options.batch, tile.width * tile.height,
-            static_cast<int64_t>(c10::elementSize(model.placement.dtype)), std::move(memory), log};
+    return {options.batch, memory_model(options, model).tile_bytes(grid.front().size), std::move(memory),
+            log};
 }
 
 FrameStream::FrameStream(std::shared_ptr<const Model> model, const StreamOptions &options,
@@ -98,8 +107,7 @@ void FrameStream::start_with_smaller_tiles(const Error &reason) {
          " output pixels");
     BatchPlanner planner = std::move(this->planner());
     tiling_.reset();
-    const Size tile = stream_grid(options_).front().size;
-    planner.use_tiles(tile.width * tile.height);
+    planner.use_tiles(memory_model(options_, *model_).tile_bytes(stream_grid(options_).front().size));
     tiling_ = std::make_unique<Tiling>(make_tiling(std::move(planner)));
 }
 

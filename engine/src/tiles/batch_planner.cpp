@@ -1,16 +1,12 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "tiles/batch_planner.h"
 
-#include "stream/chunk_schedule.h"
-
 #include <algorithm>
 #include <utility>
 
 namespace flashvsr {
 
 namespace {
-
-constexpr int64_t estimate_factor = 13, colours = 3;
 
 int64_t mebibytes(int64_t bytes) {
     return bytes >> 20;
@@ -24,14 +20,14 @@ void BatchRecord::add(const BatchRecord &other) {
     out_of_memory += other.out_of_memory;
 }
 
-BatchPlanner::BatchPlanner(const BatchOptions &options, int64_t tile_pixels, int64_t value_bytes,
-                           MemoryProvider memory, const Log &log)
-    : options_(options), value_bytes_(value_bytes), memory_(std::move(memory)), log_(&log) {
-    use_tiles(tile_pixels);
+BatchPlanner::BatchPlanner(const BatchOptions &options, int64_t tile_bytes, MemoryProvider memory,
+                           const Log &log)
+    : options_(options), memory_(std::move(memory)), log_(&log) {
+    use_tiles(tile_bytes);
 }
 
-void BatchPlanner::use_tiles(int64_t tile_pixels) {
-    tile_bytes_ = tile_pixels * schedule::frames_per_chunk * colours * value_bytes_ * estimate_factor;
+void BatchPlanner::use_tiles(int64_t tile_bytes) {
+    tile_bytes_ = tile_bytes;
     seen_ = false;
     ceiling_ = max_batch;
     if (options_.adaptive)

@@ -28,20 +28,18 @@ struct BatchRecord {
 /// How many tiles go through a model step together. Not thread-safe.
 ///
 /// Adaptive: 1 to 8 from free memory less a margin of 2 GiB and visiting weights, divided by what a tile
-/// takes: at first side^2 * frames * 3 * bytes * 13, then the most a tile was seen to take. Looked at again
-/// every 5 batches; halved when memory runs out. Every change is logged with its numbers.
+/// takes: at first an estimate (MemoryModel), then the most a tile was seen to take. Looked at again every 5
+/// batches; halved when memory runs out. Every change is logged with its numbers.
 class BatchPlanner {
 public:
     static constexpr int64_t max_batch = 8, review_interval = 5;
     static constexpr int64_t margin_bytes = int64_t{2} << 30;
 
-    /// @param tile_pixels  output pixels of a tile
-    /// @param value_bytes  bytes of a value in the model's precision
-    BatchPlanner(const BatchOptions &options, int64_t tile_pixels, int64_t value_bytes, MemoryProvider memory,
-                 const Log &log);
+    /// @param tile_bytes what a tile is estimated to take
+    BatchPlanner(const BatchOptions &options, int64_t tile_bytes, MemoryProvider memory, const Log &log);
 
     /// Tiles of another size from now on: what was seen of those before says nothing about them.
-    void use_tiles(int64_t tile_pixels);
+    void use_tiles(int64_t tile_bytes);
 
     /// Tiles of the next batch, at least 1.
     int64_t batch() const { return batch_; }
@@ -65,7 +63,6 @@ private:
     int64_t usable_bytes() const;
 
     BatchOptions options_;
-    int64_t value_bytes_;
     int64_t tile_bytes_ = 0; ///< what a tile is taken to need
     bool seen_ = false;      ///< tile_bytes_ was measured
     MemoryProvider memory_;

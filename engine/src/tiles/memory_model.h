@@ -10,25 +10,47 @@
 
 namespace flashvsr {
 
-/// An estimate, on the large side, of the memory that a stream's first and largest step takes, less the
-/// weights that stay on the device.
-/// @param target      output pixels of the network's input, multiples of 128
-/// @param kv_groups   groups in the K/V cache
-/// @param value_bytes bytes of a value in the model's precision
-/// @param turns       weights that come to the device for a part of the step alone
-int64_t step_bytes(const NetworkShape &shape, Size target, int64_t kv_groups, int64_t value_bytes,
-                   const TurnBytes &turns = {});
+/// Estimates, on the large side, of what streams take of a device's memory beside the weights that stay
+/// there.
+class MemoryModel {
+public:
+    /// @param kv_groups   groups in the K/V cache
+    /// @param value_bytes bytes of a value in the model's precision
+    MemoryModel(const NetworkShape &shape, int64_t kv_groups, int64_t value_bytes)
+        : shape_(shape), kv_groups_(kv_groups), value_bytes_(value_bytes) {}
 
-/// An estimate of what whole pictures of a chunk take beside the tiles.
-int64_t picture_bytes(Size target);
+    /// What the stream of a tile keeps from step to step.
+    /// @param tile output pixels, multiples of 128
+    int64_t state_bytes(Size tile) const;
 
-/// Sides to cut a picture into, largest first: the first is the largest that is estimated to fit, and 0 there
-/// is the whole picture; the rest are for when the estimate is wrong. Input pixels.
+    /// What the first and largest step of a tile takes beside what it keeps, with weights that visit.
+    int64_t work_bytes(Size tile, const TurnBytes &turns = {}) const;
+
+    /// What whole pictures of a chunk take beside the tiles.
+    static int64_t picture_bytes(Size target);
+
+    /// What a tile is taken to need until one was seen: both of the above, and no less than
+    /// pixels * frames * 3 * value_bytes * 13.
+    int64_t tile_bytes(Size tile) const;
+
+private:
+    NetworkShape shape_;
+    int64_t kv_groups_, value_bytes_;
+};
+
+/// Where tiles have to fit.
+struct TileRoom {
+    int64_t free_bytes = 0; ///< for each worker
+    int64_t workers = 1;    ///< that share the tiles of a picture
+    TurnBytes turns;        ///< weights that visit each of them
+};
+
+/// Sides to cut a picture into, largest first: the first is the largest of which all that a worker gets are
+/// estimated to fit, and 0 there is the whole picture; the rest are for when the estimate is wrong. Input
+/// pixels.
 /// @param scale   output size / input size
 /// @param overlap input pixels that tiles share; every side is more than two of them
-/// @param turns   as step_bytes()
-std::vector<int64_t> choose_tile_sizes(const NetworkShape &shape, Size target, double scale, int64_t overlap,
-                                       int64_t kv_groups, int64_t value_bytes, int64_t free_bytes,
-                                       const TurnBytes &turns = {});
+std::vector<int64_t> choose_tile_sizes(const MemoryModel &memory, Size target, double scale, int64_t overlap,
+                                       const TileRoom &room);
 
 } // namespace flashvsr
