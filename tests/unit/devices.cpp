@@ -65,6 +65,27 @@ TEST(DeviceList, AGpuThatIsNotThereIsNamed) {
     EXPECT_NE(std::string(error.what()).find("device 'cuda:63' "), std::string::npos) << error.what();
 }
 
+/// The sentence about GPU 1 of such a machine, or none.
+std::string sentence_about(const GpuReport &report) {
+    try {
+        check_report(1, report);
+    } catch (const Error &error) {
+        EXPECT_EQ(error.code(), ENODEV);
+        return error.what();
+    }
+    return {};
+}
+
+TEST(GpuReport, WhatIsNotAbleIsSaidInOneSentence) {
+    EXPECT_EQ(sentence_about({.failure = "CUDA driver version is insufficient for CUDA runtime version"}),
+              "device 'cuda:1' cannot be used: CUDA driver version is insufficient for CUDA runtime version");
+    EXPECT_EQ(sentence_about({.gpus = 1}), "device 'cuda:1' is not there: this machine has 1 GPU");
+    EXPECT_EQ(sentence_about({.gpus = 2, .name = "a GPU", .major = 7, .minor = 5}),
+              "device 'cuda:1' (a GPU) has compute capability 7.5, but 8.0 is the least");
+    EXPECT_EQ(sentence_about({.gpus = 2, .name = "a GPU", .major = 8}), "");
+    EXPECT_EQ(sentence_about({.gpus = 2, .name = "a GPU", .major = 12}), "");
+}
+
 // The CPU's copies are the tensors themselves, and waiting for them takes no time.
 TEST(Download, OfTheHostIsTheTensor) {
     const at::Tensor tensor = at::rand({2, 3});

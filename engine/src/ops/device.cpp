@@ -26,9 +26,10 @@ namespace {
 int device_count() {
     return 0;
 }
-void check_device(int index) {
-    fail(ENODEV, "device 'cuda:", index, "' needs a library that was built with CUDA; this one was not");
+GpuReport report_of(int) {
+    return {.failure = "this library was built without CUDA"};
 }
+void set_up_libtorch() {}
 DeviceMemory device_memory(int) {
     return {};
 }
@@ -76,8 +77,30 @@ int gpu_count() {
     return cuda::device_count();
 }
 
+void check_report(int index, const GpuReport &report) {
+    constexpr int least_major = 8;
+    if (!report.failure.empty())
+        fail(ENODEV, "device 'cuda:", index, "' cannot be used: ", report.failure);
+    if (index >= report.gpus)
+        fail(ENODEV, "device 'cuda:", index, "' is not there: this machine has ", report.gpus,
+             report.gpus == 1 ? " GPU" : " GPUs");
+    if (report.major < least_major)
+        fail(ENODEV, "device 'cuda:", index, "' (", report.name, ") has compute capability ", report.major,
+             ".", report.minor, ", but ", least_major, ".0 is the least");
+}
+
 void check_gpu(int index) {
-    cuda::check_device(index);
+    check_report(index, cuda::report_of(index));
+    cuda::set_up_libtorch();
+}
+
+void check_gpu_for_fp8(int index) {
+    constexpr int least_major = 9;
+    const GpuReport report = cuda::report_of(index);
+    if (report.major < least_major)
+        fail(ENODEV, "precision fp8 needs compute capability ", least_major,
+             ".0 or more, but device 'cuda:", index, "' (", report.name, ") has ", report.major, ".",
+             report.minor);
 }
 
 namespace {

@@ -29,12 +29,26 @@ DeviceMemory host_memory();
 /// The device's memory; what LibTorch's allocator holds in reserve counts as free.
 DeviceMemory memory_of(const at::Device &device);
 
+/// What a driver says about a GPU.
+struct GpuReport {
+    std::string failure = {}; ///< why no GPU can be asked, if none can
+    int gpus = 0;             ///< of this machine
+    std::string name = {};    ///< this and what follows: where there is a GPU of that index
+    int major = 0, minor = 0; ///< compute capability
+};
+
+/// @throws Error ENODEV with one sentence for a GPU that is not there or not able
+void check_report(int index, const GpuReport &report);
+
 /// GPUs of this machine; 0 in a build without CUDA or where the driver finds none.
 int gpu_count();
 
 /// @throws Error ENODEV where there is no such GPU (any more), or none that is able: compute capability 8.0
 /// or more, a driver that is new enough
 void check_gpu(int index);
+
+/// @throws Error ENODEV for a GPU that does not multiply matrices of e4m3 with factors for each row
+void check_gpu_for_fp8(int index);
 
 /// A GPU's stream that nobody else has meanwhile. It is taken again by those who come later: what LibTorch
 /// keeps for each stream, memory in reserve and workspaces, does not grow with their number.

@@ -15,8 +15,35 @@ namespace {
 
 namespace allocator = c10::cuda::CUDACachingAllocator;
 
-constexpr int least_major = 8;
 constexpr auto all_pools = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+
+} // namespace
+
+int device_count() {
+    int count = 0;
+    // Without a driver, or with one that is too old, there are none; report_of() says why.
+    if (cudaGetDeviceCount(&count) != cudaSuccess) {
+        static_cast<void>(cudaGetLastError());
+        return 0;
+    }
+    return count;
+}
+
+GpuReport report_of(int index) {
+    GpuReport report;
+    if (const cudaError_t error = cudaGetDeviceCount(&report.gpus); error != cudaSuccess) {
+        static_cast<void>(cudaGetLastError());
+        return {.failure = cudaGetErrorString(error)};
+    }
+    if (index >= report.gpus)
+        return report;
+    cudaDeviceProp properties{};
+    check(cudaGetDeviceProperties(&properties, index), "the properties of a GPU");
+    report.name = properties.name;
+    report.major = properties.major;
+    report.minor = properties.minor;
+    return report;
+}
 
 /// How LibTorch's own operations are to compute: fp32 as fp32, and convolutions by what cuDNN's heuristics
 /// name first. Trying all ways out costs each thread a second at its first chunk, was not faster, and two
@@ -25,35 +52,6 @@ void set_up_libtorch() {
     at::globalContext().setAllowTF32CuDNN(false);
     at::globalContext().setBenchmarkCuDNN(false);
     at::globalContext().lazyInitDevice(at::kCUDA);
-}
-
-} // namespace
-
-int device_count() {
-    int count = 0;
-    // Without a driver, or with one that is too old, there are none; check_device() says why.
-    if (cudaGetDeviceCount(&count) != cudaSuccess) {
-        static_cast<void>(cudaGetLastError());
-        return 0;
-    }
-    return count;
-}
-
-void check_device(int index) {
-    int count = 0;
-    if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
-        static_cast<void>(cudaGetLastError());
-        fail(ENODEV, "device 'cuda:", index, "' cannot be used: ", cudaGetErrorString(error));
-    }
-    if (index >= count)
-        fail(ENODEV, "device 'cuda:", index, "' is not there: this machine has ", count,
-             count == 1 ? " GPU" : " GPUs");
-    cudaDeviceProp properties{};
-    check(cudaGetDeviceProperties(&properties, index), "the properties of a GPU");
-    if (properties.major < least_major)
-        fail(ENODEV, "device 'cuda:", index, "' (", properties.name, ") has compute capability ",
-             properties.major, ".", properties.minor, ", but ", least_major, ".0 is the least");
-    set_up_libtorch();
 }
 
 DeviceMemory device_memory(int index) {

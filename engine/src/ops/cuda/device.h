@@ -7,7 +7,11 @@
 namespace flashvsr::cuda {
 
 int device_count();
-void check_device(int index);
+GpuReport report_of(int index);
+
+/// Let LibTorch compute as the engine needs it.
+void set_up_libtorch();
+
 DeviceMemory device_memory(int index);
 
 /// Bytes of tensors on a GPU: now, and the most since reset_peak().
