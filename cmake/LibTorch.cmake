@@ -54,7 +54,7 @@ if(FLASHVSR_CUDA)
         message(FATAL_ERROR "The LibTorch in ${FLASHVSR_TORCH_INCLUDE_DIR} was built without CUDA.")
     endif()
     mark_as_advanced(FLASHVSR_TORCH_CUDA_LIBRARY FLASHVSR_C10_CUDA_LIBRARY)
-    find_package(CUDAToolkit 12.4 REQUIRED)
+    find_package(CUDAToolkit 12.9 REQUIRED)
     add_library(flashvsr::torch_cuda SHARED IMPORTED)
     set_target_properties(flashvsr::torch_cuda PROPERTIES
         IMPORTED_LOCATION ${FLASHVSR_TORCH_CUDA_LIBRARY}

@@ -39,7 +39,7 @@ if use_ccache; then
     fi
 fi
 if [[ $preset == cuda ]]; then
-    nvcc=$(find_nvcc) || die "the cuda preset needs the CUDA toolkit, 12.4 or later; nvcc was not found"
+    nvcc=$(find_nvcc) || die "the cuda preset needs the CUDA toolkit, 12.9 or later; nvcc was not found"
     arguments+=(-DCMAKE_CUDA_COMPILER="$nvcc")
 fi
 stamp=$(printf '%s\n' "$preset" "${arguments[@]}" "${CC:-}" "${CXX:-}" | cat - CMakePresets.json | sha256sum)

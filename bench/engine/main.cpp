@@ -46,7 +46,7 @@ frames and gives 8; and peak memory.
   --output WxH             output size (default 1280x768)
   --scale S                output size / input size (default 4)
   --device NAME            as the filter's option (default auto)
-  --precision fp32|bf16|fp16  (default: bf16 on a GPU, fp32 on the CPU)
+  --precision fp32|bf16|fp16|fp8 (default: bf16 on a GPU, fp32 on the CPU)
   --frames N               (default 89)
   --runs N                 timed runs of so many frames (default 2)
   --tile N                 side of tiles, input pixels (default: whole frames)
@@ -60,7 +60,7 @@ frames and gives 8; and peak memory.
 )";
 
 struct Arguments {
-    std::string model, random, device = "auto", precision, trace, json, multi_gpu = "0";
+    std::string model, random, device = "auto", precision = "auto", trace, json, multi_gpu = "0";
     Size output{1280, 768};
     double scale = 4, sparse_ratio = 2;
     int64_t frames = 89, runs = 2, tile = 0, tile_overlap = 24, tile_batch = 1;
@@ -134,20 +134,6 @@ Arguments parse(int argc, char **argv) {
     if (optind != argc)
         fail(EINVAL, "\"", argv[optind], "\" is not an option; see --help");
     return arguments;
-}
-
-at::ScalarType precision_of(const Arguments &arguments, const at::Device &device) {
-    if (arguments.precision.empty())
-        return device.is_cpu() ? at::kFloat : at::kBFloat16;
-    if (arguments.precision == "fp32")
-        return at::kFloat;
-    if (device.is_cpu())
-        fail(EINVAL, "--precision ", arguments.precision, " needs a GPU");
-    if (arguments.precision == "bf16")
-        return at::kBFloat16;
-    if (arguments.precision == "fp16")
-        return at::kHalf;
-    fail(EINVAL, "--precision is \"", arguments.precision, "\", not fp32, bf16 or fp16");
 }
 
 ModelWeights weights_of(const Arguments &arguments, const Log &log) {
@@ -256,8 +242,8 @@ class SteadyStream {
 public:
     SteadyStream(const PipelineOptions &options, const WorkerDevice &device,
                  const std::vector<PicturePtr> &pictures, const Log &log)
-        : converters_(device.model->placement.device), stream_(device.model, options.stream, device.memory, log),
-          pictures_(pictures) {
+        : converters_(device.model->placement.device),
+          stream_(device.model, options.stream, device.memory, log), pictures_(pictures) {
         constexpr int warm_up = 3;
         run(warm_up);
     }
@@ -383,15 +369,14 @@ void measure(const Arguments &arguments) {
     for (const at::Device &device : parse_devices(arguments.device, options.multi_gpu != MultiGpu::off)) {
         std::shared_ptr<const Model> &model = models[device.str()];
         if (!model)
-            model =
-                std::make_shared<const Model>(weights, Placement{device, precision_of(arguments, device)});
+            model = std::make_shared<const Model>(weights, placement_in(arguments.precision, device));
         synchronize(device);
         devices.push_back({device.str(), model, [device] { return memory_of(device); }});
     }
     const std::vector<PicturePtr> pictures = make_pictures(options.stream.input);
     const Size target = target_size(options.stream.output);
     std::printf("%s, %s, %lldx%lld to %lldx%lld (network %lldx%lld)\n", devices.front().name.c_str(),
-                c10::toString(devices.front().model->placement.dtype),
+                precision_name(devices.front().model->placement),
                 static_cast<long long>(options.stream.input.width),
                 static_cast<long long>(options.stream.input.height),
                 static_cast<long long>(options.stream.output.width),

@@ -13,11 +13,13 @@
 #include "ops/conv.h"
 #include "ops/device.h"
 #include "ops/levels.h"
+#include "ops/linear.h"
 #include "ops/norm.h"
 #include "ops/resample.h"
 #include "ops/windows.h"
 
 #include <ATen/ATen.h>
+#include <ATen/cuda/CUDAContextLight.h>
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 
@@ -154,6 +156,68 @@ TEST_F(CudaOps, NormsOfRowsOfAnyWidth) {
 TEST_F(CudaOps, ARowTooWideForANormIsRefused) {
     const at::Tensor x = at::ones({2, 8192}, gpu), gain = at::ones({8192}, gpu);
     EXPECT_THROW(rms_norm(x, gain), Error);
+}
+
+TEST_F(CudaOps, RowsOfE4m3AreThoseOfTheCpu) {
+    for (const at::ScalarType type : precisions)
+        for (const int64_t width : {16, 128, 1536, 1552, 8960, 16384}) {
+            at::Tensor x = normal({2, 5, width}, type, 3);
+            x[1][2].zero_();
+            const Rows ours = poisoned([&] { return quantize_rows(x); }), cpu = quantize_rows(x.to(at::kCPU));
+            EXPECT_TRUE(at::allclose(ours.scales.to(at::kCPU), cpu.scales, 1e-6, 0)) << width;
+            // The factor is rounded once here and once there: a few numbers lie on either side of a step.
+            const at::Tensor differ = ours.values.to(at::kCPU).to(at::kFloat) != cpu.values.to(at::kFloat);
+            EXPECT_LE(differ.to(at::kDouble).mean().item<double>(), 1e-3) << width << " of " << name(type);
+        }
+}
+
+TEST_F(CudaOps, RowsOfANormInE4m3AreThoseOfItsResult) {
+    for (const int64_t width : {128, 1536}) {
+        const at::Tensor x = normal({3, 19, width}, at::kBFloat16, 2, 0.5),
+                         gain = normal({width}, at::kFloat, 0.5, 1), offset = normal({width}, at::kFloat);
+        const Rows weight = quantize_rows(normal({128, width}, at::kBFloat16));
+        const LinearWeights next{weight.values, normal({128}, at::kBFloat16), weight.scales};
+        const Rows ours = poisoned([&] { return layer_norm_for(next, x, gain, offset); });
+        const at::Tensor exact = at::layer_norm(wide(x), {width}, wide(gain), wide(offset), 1e-6),
+                         got = wide(ours.values.to(at::kFloat)) * wide(ours.scales).view({3, 19, 1}),
+                         greatest = exact.abs().amax(-1, true);
+        const at::Tensor allowed = at::maximum(exact.abs() * 0x1p-4, greatest / 448 * 0x1p-10) * (1 + 1e-3);
+        EXPECT_TRUE(((got - exact).abs() <= allowed).all().item<bool>()) << width;
+    }
+}
+
+// Twice the error of bf16 factors that stand for the same numbers.
+TEST_F(CudaOps, ProductsOfE4m3) {
+    if (at::cuda::getCurrentDeviceProperties()->major < 9)
+        GTEST_SKIP() << "the GPU does not multiply e4m3";
+    for (const auto &[rows, in, out] :
+         {std::array<int64_t, 3>{64, 128, 384}, std::array<int64_t, 3>{1000, 1536, 256},
+          std::array<int64_t, 3>{256, 8960, 1536}})
+        for (const bool gelu : {false, true}) {
+            const at::Tensor x = normal({rows, in}, at::kBFloat16), bias = normal({out}, at::kBFloat16);
+            const Rows weight = quantize_rows(normal({out, in}, at::kBFloat16, 0.03)),
+                       left = quantize_rows(x);
+            const LinearWeights layer{weight.values, bias, weight.scales};
+            const auto meaning = [](const Rows &r) {
+                return wide(r.values.to(at::kFloat)) * wide(r.scales).view({-1, 1});
+            };
+            const at::Tensor a = meaning(left), b = meaning(weight);
+            const auto product = [&](const at::Tensor &p, const at::Tensor &q, const at::Tensor &r) {
+                const at::Tensor y = at::linear(p, q, r);
+                return gelu ? at::gelu(y, "tanh") : y;
+            };
+            const at::Tensor exact = product(a, b, wide(bias)),
+                             plain = product(a.to(x.options()), b.to(x.options()), bias);
+            const std::string what = concat(rows, "x", in, " by ", out, gelu ? " with GELU" : "");
+            expect_as_exact(
+                poisoned([&] { return linear(x, layer, gelu ? Activation::gelu : Activation::none); }), plain,
+                exact, what);
+            if (gelu)
+                continue;
+            const at::Tensor sum = normal({rows, out}, at::kBFloat16), before = wide(sum);
+            linear_add(sum, x, layer);
+            expect_as_exact(sum, plain + before.to(x.options()), exact + before, what + ", added");
+        }
 }
 
 RopeTable random_angles(const TokenGrid &grid) {

@@ -69,7 +69,7 @@ class BadOptions(BadInput):
                 self.refuse_option("device", value, "device", value.strip("'"))
 
     def test_precision(self):
-        for value in ("bf16", "fp16"):
+        for value in ("bf16", "fp16", "fp8"):
             with self.subTest(value):
                 self.refuse(flashvsr(precision=value, device="cpu"), "precision", value)
 

@@ -16,7 +16,7 @@ OPTIONS = {
     "vram_limit": "0", "unload_dit": "false", "first_frame": "0",
 }
 COLOR_FIXES = ["auto", "none", "adain", "wavelet"]
-PRECISIONS = ["auto", "fp32", "bf16", "fp16"]
+PRECISIONS = ["auto", "fp32", "bf16", "fp16", "fp8"]
 
 
 def means(content, samples):

@@ -38,11 +38,11 @@ constexpr const char *usage =
     "  --list            list the groups and whether the engine has them, and run nothing\n"
     "  --env NAME        the folder that the environment variable NAME names; skipped where it names none\n"
     "  --device NAME     cpu (default), cuda or cuda:N\n"
-    "  --precision NAME  fp32 (default), or bf16 or fp16 on a GPU: then frames' PSNR and masks' common share "
-    "are\n"
+    "  --precision NAME  fp32 (default), or bf16, fp16 or fp8 on a GPU: then frames' PSNR and masks' common "
+    "share are\n"
     "                    measured, and nothing is held to the manifest's tolerances\n"
     "  --tolerance X     allow relative errors up to X where the manifest allows less\n"
-    "  --psnr DB         in bf16 and fp16, the least PSNR that passes\n"
+    "  --psnr DB         in bf16, fp16 and fp8, the least PSNR that passes\n"
     "\n"
     "Exit status: 0 all compared tensors are within their tolerances, 1 one is not, 2 the arguments, the "
     "folder\n"
@@ -220,16 +220,6 @@ int run(const Arguments &arguments) {
     std::exit(exit_bad);
 }
 
-at::ScalarType precision(const std::string &name) {
-    if (name == "fp32")
-        return at::kFloat;
-    if (name == "bf16")
-        return at::kBFloat16;
-    if (name == "fp16")
-        return at::kHalf;
-    bad_arguments("unknown precision " + name);
-}
-
 double number(const std::string &text) {
     char *end = nullptr;
     const double value = std::strtod(text.c_str(), &end);
@@ -241,6 +231,7 @@ double number(const std::string &text) {
 Arguments parse(const std::vector<std::string> &words) {
     Arguments arguments;
     bool has_folder = false;
+    std::string precision = "fp32";
     const auto set_folder = [&](const std::string &folder) {
         if (has_folder)
             bad_arguments("there is more than one folder: " + folder);
@@ -265,7 +256,7 @@ Arguments parse(const std::vector<std::string> &words) {
             }
             arguments.placement.device = parse_devices(name, false).front();
         } else if (words[i] == "--precision") {
-            arguments.placement.dtype = precision(value());
+            precision = value();
         } else if (words[i] == "--tolerance") {
             arguments.bounds.least_tolerance = number(value());
         } else if (words[i] == "--psnr") {
@@ -289,9 +280,12 @@ Arguments parse(const std::vector<std::string> &words) {
     }
     if (!has_folder)
         bad_arguments("no folder was given");
+    try {
+        arguments.placement = placement_in(precision, arguments.placement.device);
+    } catch (const Error &error) {
+        bad_arguments(error.what());
+    }
     arguments.bounds.reduced = arguments.placement.dtype != at::kFloat;
-    if (arguments.bounds.reduced && arguments.placement.device.is_cpu())
-        bad_arguments("the CPU computes in fp32 alone");
     return arguments;
 }
 

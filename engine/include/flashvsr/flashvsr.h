@@ -102,7 +102,9 @@ enum FlashVSRPrecision {
     FLASHVSR_PRECISION_AUTO, /**< bf16 on a GPU, fp32 on the CPU */
     FLASHVSR_PRECISION_FP32, /**< all of fp32's bits, on a GPU too */
     FLASHVSR_PRECISION_BF16, /**< GPUs alone */
-    FLASHVSR_PRECISION_FP16  /**< GPUs alone */
+    FLASHVSR_PRECISION_FP16, /**< GPUs alone */
+    FLASHVSR_PRECISION_FP8   /**< bf16, but most products of e4m3 with factors for
+                                  each row; compute capability 9.0 or more */
 };
 
 /** How several devices share the work. */

@@ -165,17 +165,13 @@ std::string device_names(const std::vector<WorkerDevice> &devices) {
     return names;
 }
 
-const char *precision_name(at::ScalarType type) {
-    return type == at::kBFloat16 ? "bf16" : type == at::kHalf ? "fp16" : "fp32";
-}
-
 void open(FlashVSRContext &ctx, const FlashVSRSettings &settings) {
     PipelineOptions options = pipeline_options(settings);
     ctx.input = options.stream.input;
     std::vector<Placement> places;
     for (const at::Device &device :
          parse_devices(settings.device ? settings.device : "auto", options.multi_gpu != MultiGpu::off))
-        places.push_back({device, precision_on(device, settings.precision)});
+        places.push_back(placement_on(device, settings.precision));
     options.stream.batch.limit = memory_limit(settings.vram_limit, memory_of(places.front().device));
 
     const bool builtin = !settings.model_dir || !*settings.model_dir;
@@ -204,9 +200,9 @@ void open(FlashVSRContext &ctx, const FlashVSRSettings &settings) {
     const StreamOptions &stream = options.stream;
     const std::vector<Tile> grid = stream_grid(stream);
     ctx.log(LogLevel::info, "model ", weights.name, " (version ", version_name(weights.version), ") on ",
-            device_names(devices), " in ", precision_name(model.placement.dtype), ": ", stream.input.width,
-            "x", stream.input.height, " to ", stream.output.width, "x", stream.output.height, ", ",
-            grid.size(), " tile", grid.size() == 1 ? "" : "s", " of ", grid.front().size.width, "x",
+            device_names(devices), " in ", precision_name(model.placement), ": ", stream.input.width, "x",
+            stream.input.height, " to ", stream.output.width, "x", stream.output.height, ", ", grid.size(),
+            " tile", grid.size() == 1 ? "" : "s", " of ", grid.front().size.width, "x",
             grid.front().size.height, ", color fix ", color_fix_name(stream.color_fix));
     ctx.opened = std::chrono::steady_clock::now();
 }

@@ -102,21 +102,18 @@ std::optional<ColorFix> wished_color_fix(int color_fix) {
     }
 }
 
-at::ScalarType precision_on(const at::Device &device, int precision) {
-    const auto on_gpu = [&](at::ScalarType type, const char *name) {
-        if (device.is_cpu())
-            fail(EINVAL, "precision ", name, " needs a GPU; the CPU computes in fp32");
-        return type;
-    };
+Placement placement_on(const at::Device &device, int precision) {
     switch (precision) {
     case FLASHVSR_PRECISION_AUTO:
-        return device.is_cpu() ? at::kFloat : at::kBFloat16;
+        return placement_in("auto", device);
     case FLASHVSR_PRECISION_FP32:
-        return at::kFloat;
+        return placement_in("fp32", device);
     case FLASHVSR_PRECISION_BF16:
-        return on_gpu(at::kBFloat16, "bf16");
+        return placement_in("bf16", device);
     case FLASHVSR_PRECISION_FP16:
-        return on_gpu(at::kHalf, "fp16");
+        return placement_in("fp16", device);
+    case FLASHVSR_PRECISION_FP8:
+        return placement_in("fp8", device);
     default:
         fail(EINVAL, "precision ", precision, " is none of enum FlashVSRPrecision");
     }

@@ -20,8 +20,8 @@ std::optional<Version> wished_version(int version);
 
 std::optional<ColorFix> wished_color_fix(int color_fix);
 
-/// The type that a device computes in. Throws EINVAL for one that it does not compute in.
-at::ScalarType precision_on(const at::Device &device, int precision);
+/// The model's place on a device in one of enum FlashVSRPrecision.
+Placement placement_on(const at::Device &device, int precision);
 
 /// Set the stream's tiles: as asked for, or the largest that fit the memory of the workers' devices.
 void plan_tiles(StreamOptions &stream, const FlashVSRSettings &settings,

@@ -97,9 +97,11 @@ Dit::Dit(const TensorMap &weights, const at::Tensor &prompt, const NetworkShape 
     const auto layer = [&](const std::string &name) {
         return LinearWeights{place(weights.at(name + ".weight")), place(weights.at(name + ".bias"))};
     };
+    const auto block_layer = [&](const std::string &name) {
+        return place.layer(weights.at(name + ".weight"), weights.at(name + ".bias"));
+    };
     const auto gated_layer = [&](const std::string &name, const at::Tensor &gate) {
-        return LinearWeights{place(wide(name + ".weight") * gate.unsqueeze(1)),
-                             place(wide(name + ".bias") * gate)};
+        return place.layer(wide(name + ".weight") * gate.unsqueeze(1), wide(name + ".bias") * gate);
     };
 
     patch_ = layer("patch_embedding");
@@ -119,15 +121,15 @@ Dit::Dit(const TensorMap &weights, const at::Tensor &prompt, const NetworkShape 
         Block block;
         // One product for q, k and v.
         const LinearWeights q = layer(self + "q"), k = layer(self + "k"), v = layer(self + "v");
-        block.qkv = {at::cat({q.weight, k.weight, v.weight}), at::cat({q.bias, k.bias, v.bias})};
+        block.qkv = place.layer(at::cat({q.weight, k.weight, v.weight}), at::cat({q.bias, k.bias, v.bias}));
         block.self_out = gated_layer(self + "o", modulation[2]);
         block.norm = {wide(self + "norm_q.weight"), wide(self + "norm_k.weight")};
-        block.cross_q = layer(cross + "q");
-        block.cross_out = layer(cross + "o");
+        block.cross_q = block_layer(cross + "q");
+        block.cross_out = block_layer(cross + "o");
         block.cross_norm_q = wide(cross + "norm_q.weight");
         block.norm3_weight = wide(name + ".norm3.weight");
         block.norm3_bias = wide(name + ".norm3.bias");
-        block.ffn_in = layer(name + ".ffn.0");
+        block.ffn_in = block_layer(name + ".ffn.0");
         block.ffn_out = gated_layer(name + ".ffn.2", modulation[5]);
         block.shift1 = modulation[0];
         block.scale1 = modulation[1] + 1;
@@ -189,17 +191,16 @@ at::Tensor Dit::predict(const at::Tensor &latents, int64_t first_latent,
         if (i < lq_tokens.size())
             x.add_(lq_tokens[i]);
 
-        at::Tensor y =
-            self_attention(block, i, layer_norm(x, block.scale1, block.shift1), step, after.blocks[i]);
+        at::Tensor y = self_attention(block, i, x, step, after.blocks[i]);
         if (i == 0 && observer.listens())
             observer("b0_self_attn_out", linear(y, block.self_out).div(block.gate1));
         observer.enter("linear");
         linear_add(x, y, block.self_out);
 
         observer.enter("norm");
-        y = layer_norm(x, block.norm3_weight, block.norm3_bias);
+        Rows rows = layer_norm_for(block.cross_q, x, block.norm3_weight, block.norm3_bias);
         observer.enter("linear");
-        y = linear(y, block.cross_q);
+        y = linear(rows, block.cross_q);
         observer.enter("norm");
         y = rms_norm(y, block.cross_norm_q);
         observer.enter("cross attention");
@@ -211,9 +212,9 @@ at::Tensor Dit::predict(const at::Tensor &latents, int64_t first_latent,
         observer.check_stop();
 
         observer.enter("norm");
-        y = layer_norm(x, block.scale2, block.shift2);
+        rows = layer_norm_for(block.ffn_in, x, block.scale2, block.shift2);
         observer.enter("linear");
-        linear_add(x, linear(y, block.ffn_in, Activation::gelu), block.ffn_out);
+        linear_add(x, linear(rows, block.ffn_in, Activation::gelu), block.ffn_out);
         if (observer.listens())
             observer(concat("block", i, "_out"), x);
     }
@@ -222,11 +223,12 @@ at::Tensor Dit::predict(const at::Tensor &latents, int64_t first_latent,
     return prediction;
 }
 
-/// Before the output projection, (B, L, dim).
+/// From the hidden state to before the output projection, (B, L, dim).
 at::Tensor Dit::self_attention(const Block &block, size_t index, const at::Tensor &x, const Step &step,
                                KvCache &cache) const {
     const TokenGrid &grid = step.grid;
     const int64_t n = grid.group_windows(), windows = grid.windows(), heads = dim_ / head_dim;
+    const Rows rows = layer_norm_for(block.qkv, x, block.scale1, block.shift1);
     const at::Tensor q = at::empty({x.size(0), heads, windows, window_tokens, head_dim}, x.options());
     const at::Tensor pooled_q =
         at::empty({x.size(0), heads, windows, head_dim}, x.options().dtype(at::kFloat));
@@ -236,7 +238,7 @@ at::Tensor Dit::self_attention(const Block &block, size_t index, const at::Tenso
     const auto written = [&](const at::Tensor &ring) { return ring.narrow(2, step.slot * n, windows); };
     const QkvWindows to{q, written(cache.key), written(cache.value)};
     step.observer.enter("linear");
-    const at::Tensor qkv = linear(x, block.qkv);
+    const at::Tensor qkv = linear(rows, block.qkv);
     step.observer.enter("norm");
     qkv_to_windows(qkv, block.norm, step.rope, grid, to);
     step.observer.enter("block mask");
@@ -300,8 +302,11 @@ std::vector<at::Tensor> Dit::weights() const {
                                    head_scale_,   sinusoid_,   time_,        time_modulation_, context_};
     for (const Block &block : blocks_) {
         for (const LinearWeights *layer :
-             {&block.qkv, &block.self_out, &block.cross_q, &block.cross_out, &block.ffn_in, &block.ffn_out})
+             {&block.qkv, &block.self_out, &block.cross_q, &block.cross_out, &block.ffn_in, &block.ffn_out}) {
             all.insert(all.end(), {layer->weight, layer->bias});
+            if (layer->scales.defined())
+                all.push_back(layer->scales);
+        }
         all.insert(all.end(), {block.norm.query, block.norm.key, block.cross_norm_q, block.norm3_weight,
                                block.norm3_bias, block.shift1, block.scale1, block.shift2, block.scale2,
                                block.gate1, block.context_key, block.context_value});

@@ -18,11 +18,12 @@ constexpr int64_t alignment = 512;
 // The allocator of pinned memory rounds sizes up to powers of two: pieces of one waste nothing.
 constexpr int64_t piece_bytes = int64_t{64} << 20;
 
-int64_t parameters(const TensorMap &weights) {
-    int64_t count = 0;
-    for (const auto &[name, tensor] : weights)
-        count += tensor.numel();
-    return count;
+int64_t total_bytes(const std::vector<at::Tensor> &tensors) {
+    int64_t bytes = 0;
+    for (const at::Tensor &tensor : tensors)
+        if (tensor.defined())
+            bytes += static_cast<int64_t>(tensor.nbytes());
+    return bytes;
 }
 
 /// Let the device have back what its allocator keeps in reserve, so that the next large buffer finds a place.
@@ -138,10 +139,11 @@ private:
 };
 
 Model::Model(const ModelWeights &weights, const Placement &place, bool take_turns)
-    : shape(weights.shape), placement(place), lq_projector(weights.lq_projector, weights.shape, weights.version, place),
+    : shape(weights.shape), placement(place),
+      lq_projector(weights.lq_projector, weights.shape, weights.version, place),
       dit(weights.dit, weights.prompt, weights.shape, place), decoder(weights.decoder, weights.shape, place),
-      bytes((parameters(weights.dit) + parameters(weights.lq_projector) + parameters(weights.decoder)) *
-            static_cast<int64_t>(at::elementSize(place.dtype))) {
+      bytes(total_bytes(lq_projector.weights()) + total_bytes(dit.weights()) +
+            total_bytes(decoder.weights())) {
     if (take_turns) {
         turns_ = std::make_unique<Turns>(*this);
         release_reserve(place.device);

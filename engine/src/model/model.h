@@ -40,7 +40,7 @@ struct Model {
     LqProjector lq_projector;
     Dit dit;
     TcDecoder decoder;
-    int64_t bytes; ///< of all parameters in the placement's precision
+    int64_t bytes = 0; ///< of everything that it keeps
 
 private:
     class Turns;

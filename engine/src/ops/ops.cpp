@@ -5,16 +5,36 @@
 
 namespace flashvsr {
 
-at::Tensor linear(const at::Tensor &x, const LinearWeights &weights, Activation activation) {
-    return FLASHVSR_DISPATCH(x, linear(x, weights, activation));
+namespace {
+
+/// Rows as a layer of these weights reads them.
+Rows rows_for(const LinearWeights &weights, const Rows &x) {
+    return weights.scales.defined() && !x.scales.defined() ? quantize_rows(x.values) : x;
 }
 
-void linear_add(const at::Tensor &sum, const at::Tensor &x, const LinearWeights &weights) {
-    FLASHVSR_DISPATCH(x, linear_add(sum, x, weights));
+} // namespace
+
+Rows quantize_rows(const at::Tensor &x) {
+    return FLASHVSR_DISPATCH(x, quantize_rows(x));
+}
+
+at::Tensor linear(const Rows &x, const LinearWeights &weights, Activation activation) {
+    return FLASHVSR_DISPATCH(x.values, linear(rows_for(weights, x), weights, activation));
+}
+
+void linear_add(const at::Tensor &sum, const Rows &x, const LinearWeights &weights) {
+    FLASHVSR_DISPATCH(sum, linear_add(sum, rows_for(weights, x), weights));
 }
 
 at::Tensor layer_norm(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias) {
     return FLASHVSR_DISPATCH(x, layer_norm(x, weight, bias));
+}
+
+Rows layer_norm_for(const LinearWeights &next, const at::Tensor &x, const at::Tensor &weight,
+                    const at::Tensor &bias) {
+    if (!next.scales.defined())
+        return layer_norm(x, weight, bias);
+    return FLASHVSR_DISPATCH(x, layer_norm_quantized(x, weight, bias));
 }
 
 at::Tensor rms_norm(const at::Tensor &x, const at::Tensor &weight) {

@@ -17,6 +17,10 @@ at::Tensor layer_norm(const at::Tensor &x, const at::Tensor &weight, const at::T
     return at::layer_norm(x, {x.size(-1)}, weight, bias, norm_eps);
 }
 
+Rows layer_norm_quantized(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias) {
+    return quantize_rows(layer_norm(x, weight, bias));
+}
+
 at::Tensor rms_norm(const at::Tensor &x, const at::Tensor &weight) {
     const at::Tensor scale = x.square().mean(-1, true).add_(norm_eps).rsqrt_();
     return scale.mul(x).mul_(weight);

@@ -15,10 +15,12 @@
 /// The CPU's implementations of the functions of ops/: fp32.
 namespace flashvsr::cpu {
 
-at::Tensor linear(const at::Tensor &x, const LinearWeights &weights, Activation activation);
-void linear_add(const at::Tensor &sum, const at::Tensor &x, const LinearWeights &weights);
+Rows quantize_rows(const at::Tensor &x);
+at::Tensor linear(const Rows &x, const LinearWeights &weights, Activation activation);
+void linear_add(const at::Tensor &sum, const Rows &x, const LinearWeights &weights);
 
 at::Tensor layer_norm(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias);
+Rows layer_norm_quantized(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias);
 at::Tensor rms_norm(const at::Tensor &x, const at::Tensor &weight);
 at::Tensor channel_norm(const at::Tensor &x, const at::Tensor &gamma, bool silu);
 

@@ -5,6 +5,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include <cstdint>
 #include <type_traits>
@@ -42,6 +43,9 @@ template <> __device__ inline __half narrow<__half>(float v) {
 template <> __device__ inline __nv_bfloat16 narrow<__nv_bfloat16>(float v) {
     return __float2bfloat16_rn(v);
 }
+template <> __device__ inline __nv_fp8_e4m3 narrow<__nv_fp8_e4m3>(float v) {
+    return __nv_fp8_e4m3(v); // saturates
+}
 
 /// N elements that are loaded and stored together.
 template <typename T, int N> struct alignas(sizeof(T) * N > 16 ? 16 : sizeof(T) * N) Vector { T value[N]; };
@@ -76,6 +80,22 @@ __device__ inline double warp_max(double v) {
         v = fmax(v, __shfl_xor_sync(0xFFFFFFFFU, v, offset));
     return v;
 }
+
+__device__ inline float warp_max(float v) {
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2)
+        v = fmaxf(v, __shfl_xor_sync(0xFFFFFFFFU, v, offset));
+    return v;
+}
+
+/// What brings a row's greatest magnitude to the greatest of e4m3, and what undoes that.
+struct RowScale {
+    static constexpr float greatest_e4m3 = 448.0F;
+    float factor, scale;
+
+    __device__ explicit RowScale(float greatest)
+        : factor(greatest > 0.0F ? greatest_e4m3 / greatest : 0.0F), scale(greatest / greatest_e4m3) {}
+};
 
 /// Two fp32 values as one register of two 16-bit values, the first in the low half.
 template <class T> __device__ inline uint32_t pack(float low, float high) {

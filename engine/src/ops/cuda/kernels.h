@@ -13,9 +13,20 @@ namespace flashvsr::cuda {
 
 enum class RowNorm { layer, rms, channel, channel_silu };
 
-/// Rows of `width` elements, contiguous. gain and offset (width); offset is read by the layer norm alone.
-cudaError_t norm_rows(RowNorm norm, Element element, const void *x, const float *gain, const float *offset,
-                      void *out, int64_t rows, int width, cudaStream_t stream);
+/// Rows of `width` elements, contiguous.
+struct NormRows {
+    const void *x;
+    const float *gain, *offset; ///< (width); the layer norm alone reads the offset
+    void *out;
+    float *scales; ///< (rows), and out is e4m3; or none. The layer norm alone writes them
+    int64_t rows;
+    int width;
+};
+cudaError_t norm_rows(RowNorm norm, Element element, const NormRows &args, cudaStream_t stream);
+
+/// Rows of `width` elements, a multiple of 16 and at most 16384, as e4m3 that scales (rows) multiply.
+cudaError_t quantize_rows(Element element, const void *x, void *out, float *scales, int64_t rows, int width,
+                          cudaStream_t stream);
 
 /// A buffer of windows of 128x128 elements of which the heads and the batch's members lie some way apart.
 struct WindowBuffer {

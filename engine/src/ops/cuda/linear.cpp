@@ -30,6 +30,8 @@ cudaDataType_t data_type(at::ScalarType type) {
         return CUDA_R_16F;
     case at::kBFloat16:
         return CUDA_R_16BF;
+    case at::kFloat8_e4m3fn:
+        return CUDA_R_8F_E4M3;
     default:
         return CUDA_R_32F;
     }
@@ -37,7 +39,7 @@ cudaDataType_t data_type(at::ScalarType type) {
 
 /// x W^T + bias of one shape, or GELU of it. cuBLAS stores matrices by columns: it computes y^T = W x^T.
 struct Product {
-    at::ScalarType type;
+    at::ScalarType type, result; ///< of both factors, of what is made
     int64_t rows, in, out;
     bool gelu;
 
@@ -49,16 +51,24 @@ struct Description {
     cublasLtMatmulDescOpaque_t product;
     cublasLtMatrixLayoutOpaque_t weight, x, y;
 
-    Description(const Product &shape, const void *bias) {
-        const cudaDataType_t type = data_type(shape.type);
+    Description(const Product &shape, const Rows &rows, const LinearWeights &weights) {
+        const cudaDataType_t type = data_type(shape.type), result = data_type(shape.result);
         check(cublasLtMatmulDescInit(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "a matrix product");
         set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
         set(CUBLASLT_MATMUL_DESC_EPILOGUE, shape.gelu ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_BIAS);
-        set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type);
-        set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+        set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, result);
+        set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, weights.bias.const_data_ptr());
+        if (rows.scales.defined()) {
+            set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
+            set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
+            set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, weights.scales.const_data_ptr());
+            set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, rows.scales.const_data_ptr());
+            // Sums of e4m3's products as the tensor cores make them: their error is far below e4m3's own.
+            set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, int8_t{1});
+        }
         check(cublasLtMatrixLayoutInit(&weight, type, shape.in, shape.out, shape.in), "a matrix layout");
         check(cublasLtMatrixLayoutInit(&x, type, shape.in, shape.rows, shape.in), "a matrix layout");
-        check(cublasLtMatrixLayoutInit(&y, type, shape.out, shape.rows, shape.out), "a matrix layout");
+        check(cublasLtMatrixLayoutInit(&y, result, shape.out, shape.rows, shape.out), "a matrix layout");
     }
 
 private:
@@ -104,11 +114,12 @@ cublasLtMatmulAlgo_t algorithm_for(const Product &shape, Description &descriptio
 }
 
 /// y (..., out) = activation(x W^T + b), or y += x W^T + b.
-void multiply(const at::Tensor &x, const LinearWeights &weights, const at::Tensor &y, bool gelu, bool add) {
-    const at::Tensor rows = x.contiguous();
+void multiply(const Rows &x, const LinearWeights &weights, const at::Tensor &y, bool gelu, bool add) {
+    const at::Tensor rows = x.values.contiguous();
     const int64_t in = rows.size(-1);
-    const Product shape{rows.scalar_type(), rows.numel() / in, in, weights.weight.size(0), gelu};
-    Description description(shape, weights.bias.const_data_ptr());
+    const Product shape{
+        rows.scalar_type(), y.scalar_type(), rows.numel() / in, in, weights.weight.size(0), gelu};
+    Description description(shape, x, weights);
     const size_t workspace = at::cuda::getCUDABlasLtWorkspaceSize();
     const cublasLtMatmulAlgo_t algorithm = algorithm_for(shape, description, rows.get_device(), workspace);
     const float one = 1.0F, beta = add ? 1.0F : 0.0F;
@@ -121,15 +132,15 @@ void multiply(const at::Tensor &x, const LinearWeights &weights, const at::Tenso
 
 } // namespace
 
-at::Tensor linear(const at::Tensor &x, const LinearWeights &weights, Activation activation) {
-    std::vector<int64_t> shape = x.sizes().vec();
+at::Tensor linear(const Rows &x, const LinearWeights &weights, Activation activation) {
+    std::vector<int64_t> shape = x.values.sizes().vec();
     shape.back() = weights.weight.size(0);
-    at::Tensor y = at::empty(shape, x.options());
+    at::Tensor y = at::empty(shape, weights.bias.options());
     multiply(x, weights, y, activation == Activation::gelu, false);
     return y;
 }
 
-void linear_add(const at::Tensor &sum, const at::Tensor &x, const LinearWeights &weights) {
+void linear_add(const at::Tensor &sum, const Rows &x, const LinearWeights &weights) {
     multiply(x, weights, sum, false, true);
 }
 

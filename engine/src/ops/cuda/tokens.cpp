@@ -12,18 +12,52 @@ namespace flashvsr::cuda {
 
 namespace {
 
-at::Tensor normalised(RowNorm norm, const at::Tensor &x, const at::Tensor &gain, const at::Tensor &offset) {
+/// @param out of x's type, or e4m3, and then with scales
+void normalise(RowNorm norm, const at::Tensor &x, const at::Tensor &gain, const at::Tensor &offset,
+               const Rows &out) {
     const at::Tensor rows = x.contiguous();
     const int64_t width = rows.size(-1);
-    at::Tensor out = at::empty_like(rows);
-    check(norm_rows(norm, element_of(rows), rows.const_data_ptr(), gain.const_data_ptr<float>(),
-                    offset.defined() ? offset.const_data_ptr<float>() : nullptr, out.mutable_data_ptr(),
-                    rows.numel() / width, static_cast<int>(width), current_stream()),
-          "a norm");
+    NormRows args{};
+    args.x = rows.const_data_ptr();
+    args.gain = gain.const_data_ptr<float>();
+    args.offset = offset.defined() ? offset.const_data_ptr<float>() : nullptr;
+    args.out = out.values.mutable_data_ptr();
+    args.scales = out.scales.defined() ? out.scales.mutable_data_ptr<float>() : nullptr;
+    args.rows = rows.numel() / width;
+    args.width = static_cast<int>(width);
+    check(norm_rows(norm, element_of(rows), args, current_stream()), "a norm");
+}
+
+at::Tensor normalised(RowNorm norm, const at::Tensor &x, const at::Tensor &gain, const at::Tensor &offset) {
+    at::Tensor out = at::empty(x.sizes(), x.options());
+    normalise(norm, x, gain, offset, out);
     return out;
 }
 
+/// Room for e4m3 rows of x's shape.
+Rows quantized_like(const at::Tensor &x) {
+    return {at::empty(x.sizes(), x.options().dtype(at::kFloat8_e4m3fn)),
+            at::empty({x.numel() / x.size(-1)}, x.options().dtype(at::kFloat))};
+}
+
 } // namespace
+
+Rows quantize_rows(const at::Tensor &x) {
+    const at::Tensor rows = x.contiguous();
+    const int64_t width = rows.size(-1);
+    Rows out = quantized_like(rows);
+    check(quantize_rows(element_of(rows), rows.const_data_ptr(), out.values.mutable_data_ptr(),
+                        out.scales.mutable_data_ptr<float>(), rows.numel() / width, static_cast<int>(width),
+                        current_stream()),
+          "rows of e4m3");
+    return out;
+}
+
+Rows layer_norm_quantized(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias) {
+    Rows out = quantized_like(x);
+    normalise(RowNorm::layer, x, weight, bias, out);
+    return out;
+}
 
 at::Tensor layer_norm(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias) {
     return normalised(RowNorm::layer, x, weight, bias);
