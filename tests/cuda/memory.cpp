@@ -112,6 +112,54 @@ void use_context() {
     flashvsr_close(&ctx);
 }
 
+/// Pictures of three chunks of four tiles, of which the first batch is refused as if memory had run out.
+std::vector<at::Tensor> tiled_pictures(bool aside, bool refuse, std::vector<std::string> &warnings) {
+    const c10::InferenceMode inference;
+    const DeviceScope scope(gpu);
+    StreamOptions options = test::stream_options({72, 24});
+    options.tile = 128;
+    options.tile_overlap = 16;
+    options.states_aside = aside;
+    const Log log([&](LogLevel level, const std::string &line) {
+        if (level == LogLevel::warning)
+            warnings.push_back(line);
+    });
+    const std::vector<WorkerDevice> devices = one_gpu();
+    FrameStream stream(devices.front().model, options, devices.front().memory, log);
+    const std::vector<PicturePtr> clip = test::moving_pictures(options.input, 41);
+    std::vector<at::Tensor> pictures;
+    size_t frame = 0;
+    int64_t begun = 0;
+    Observer observer;
+    observer.part = [&](std::string_view name) {
+        // The third tile of the second chunk.
+        if (name == "projector" && begun++ == 6 && refuse)
+            fail(ENOMEM, "refused");
+    };
+    while (frame < clip.size()) {
+        std::vector<at::Tensor> frames;
+        while (static_cast<int64_t>(frames.size()) < stream.frames_wanted())
+            frames.push_back(clip[frame++]->to_tensor());
+        pictures.push_back(stream.step(frames, observer).data.cpu());
+    }
+    return pictures;
+}
+
+TEST_F(CudaMemory, StatesThatWaitInHostMemoryAreTheSame) {
+    std::vector<std::string> warnings;
+    const std::vector<at::Tensor> resident = tiled_pictures(false, false, warnings);
+    ASSERT_EQ(resident.size(), 3U);
+    const std::vector<at::Tensor> aside = tiled_pictures(true, false, warnings);
+    EXPECT_TRUE(warnings.empty());
+    const std::vector<at::Tensor> refused = tiled_pictures(false, true, warnings);
+    ASSERT_EQ(warnings.size(), 1U);
+    EXPECT_NE(warnings.front().find("they wait in host memory from now on"), std::string::npos);
+    for (size_t i = 0; i < resident.size(); i++) {
+        EXPECT_TRUE(at::equal(aside.at(i), resident[i])) << "chunk " << i;
+        EXPECT_TRUE(at::equal(refused.at(i), resident[i])) << "chunk " << i << ", from the second on";
+    }
+}
+
 TEST_F(CudaMemory, TwentyContextsLeaveNoneBehind) {
     constexpr int rounds = 20, settled = 3;
     std::vector<int64_t> free;

@@ -191,7 +191,7 @@ struct TiledRun {
         ChunkPictures source(options);
         const Feather feather(grid, source.target());
         TileBatches tiles(model, options.sparse, grid, 0, grid.size(),
-                          make_batch_planner(options, grid, *model, host_memory, log));
+                          make_batch_planner(options, grid, *model, host_memory, log), false);
         const std::vector<PicturePtr> clip = test::moving_pictures(input, chunks * 8 + 17);
         FailingAllocator &allocator = FailingAllocator::installed();
         for (int64_t c = 0, frame = 0; c < chunks; c++) {

@@ -223,7 +223,7 @@ constexpr int64_t gib = int64_t{1} << 30;
 
 std::vector<int64_t> sides_for(const MemoryModel &memory, int64_t free_bytes, int64_t workers = 1,
                                const TurnBytes &turns = {}) {
-    return choose_tile_sizes(memory, {7680, 4352}, 4, 24, {free_bytes, workers, turns});
+    return choose_tiles(memory, {7680, 4352}, 4, 24, {free_bytes, workers, false, turns}).sides;
 }
 
 TEST(MemoryModel, PrefersWholePicturesThenTheLargestTilesThatFit) {
@@ -251,11 +251,29 @@ TEST(MemoryModel, CountsTheStatesOfAllTilesThatAWorkerGets) {
     ASSERT_LT(all,
               memory.state_bytes(target) + memory.work_bytes(target) + MemoryModel::picture_bytes(target));
     const auto first = [&](int64_t bytes, int64_t workers) {
-        return choose_tile_sizes(memory, target, 2, 24, {bytes, workers, {}}).front();
+        return choose_tiles(memory, target, 2, 24, {bytes, workers}).sides.front();
     };
     EXPECT_EQ(first(all, 1), 512);
     EXPECT_LT(first(all - 1, 1), 512);
     EXPECT_EQ(first(all - 6 * memory.state_bytes(tile), 2), 512);
+}
+
+// Where the host's memory is another, one tile at a time is enough.
+TEST(MemoryModel, LetsStatesWaitInHostMemory) {
+    const MemoryModel memory(official_shape(), 3, 2);
+    const Size target = {3840, 2176}, tile = {1024, 1024};
+    const int64_t one =
+        memory.state_bytes(tile) + memory.work_bytes(tile) + MemoryModel::picture_bytes(target);
+    const auto choice = [&](int64_t bytes, bool host_beside) {
+        return choose_tiles(memory, target, 2, 24, {bytes, 1, host_beside});
+    };
+    EXPECT_EQ(choice(one, true).sides, (std::vector<int64_t>{512, 384, 256, 192, 128, 64}));
+    EXPECT_TRUE(choice(one, true).states_aside);
+    EXPECT_LT(choice(one - 1, true).sides.front(), 512);
+    EXPECT_EQ(choice(one, false).sides, std::vector<int64_t>{64});
+    EXPECT_FALSE(choice(one, false).states_aside);
+    EXPECT_EQ(choice(0, true).sides, std::vector<int64_t>{64});
+    EXPECT_FALSE(choice(4000 * gib, true).states_aside);
 }
 
 // The first chunk takes most: measured on a GPU at 1408x768 in bf16, 8.0 GiB beside the weights.

@@ -204,6 +204,10 @@ void open(FlashVSRContext &ctx, const FlashVSRSettings &settings) {
             stream.input.height, " to ", stream.output.width, "x", stream.output.height, ", ", grid.size(),
             " tile", grid.size() == 1 ? "" : "s", " of ", grid.front().size.width, "x",
             grid.front().size.height, ", color fix ", color_fix_name(stream.color_fix));
+    if (stream.states_aside)
+        ctx.log(LogLevel::info,
+                "the states of the tiles do not fit the device's memory together: they wait in ",
+                "host memory, which takes time for copies");
     ctx.opened = std::chrono::steady_clock::now();
 }
 

@@ -2,6 +2,7 @@
 #include "capi/settings.h"
 
 #include "error.h"
+#include "stream/frame_stream.h"
 #include "tiles/memory_model.h"
 
 #include <algorithm>
@@ -126,13 +127,15 @@ TileRoom room_of(const std::vector<WorkerDevice> &workers, MultiGpu mode, int64_
     TileRoom room;
     room.free_bytes = std::numeric_limits<int64_t>::max();
     for (const WorkerDevice &worker : workers) {
-        int64_t free = worker.memory().free - BatchPlanner::margin_bytes;
+        const DeviceMemory memory = worker.memory();
+        int64_t free = memory.free - BatchPlanner::margin_bytes;
         if (limit > 0)
-            free = std::min(free, limit);
+            free = std::min(free, limit - (memory.total - memory.free));
         const auto sharing = std::count_if(workers.begin(), workers.end(), [&](const WorkerDevice &other) {
             return other.name == worker.name;
         });
         room.free_bytes = std::min(room.free_bytes, free / sharing);
+        room.host_beside |= !worker.model->placement.device.is_cpu();
         const TurnBytes turns = worker.model->turn_bytes();
         room.turns.transformer = std::max(room.turns.transformer, turns.transformer);
         room.turns.decoder = std::max(room.turns.decoder, turns.decoder);
@@ -153,6 +156,11 @@ void plan_tiles(StreamOptions &stream, const FlashVSRSettings &settings,
     if (settings.tile_overlap < 0)
         fail(EINVAL, "tile_overlap ", settings.tile_overlap, " is below 0");
     stream.tile_overlap = scaled(settings.tile_overlap);
+    const Model &model = *workers.front().model;
+    const MemoryModel memory(model.shape, stream.sparse.kv_groups(),
+                             static_cast<int64_t>(c10::elementSize(model.placement.dtype)));
+    const Size target = target_size(stream.output);
+    const TileRoom room = room_of(workers, multi_gpu(settings.multi_gpu), stream.batch.limit);
 
     switch (settings.tiled) {
     case FLASHVSR_TILED_OFF:
@@ -164,17 +172,15 @@ void plan_tiles(StreamOptions &stream, const FlashVSRSettings &settings,
             fail(EINVAL, "tile_size ", settings.tile_size, " is less than two overlaps of ",
                  settings.tile_overlap, " pixels (tile_overlap)");
         stream.tile = scaled(settings.tile_size);
+        stream.states_aside = room.host_beside && !states_fit(memory, target, stream_grid(stream), room);
         return;
     case FLASHVSR_TILED_AUTO: {
-        const Model &model = *workers.front().model;
-        const MemoryModel memory(model.shape, stream.sparse.kv_groups(),
-                                 static_cast<int64_t>(c10::elementSize(model.placement.dtype)));
-        std::vector<int64_t> sides =
-            choose_tile_sizes(memory, target_size(stream.output), scale, settings.tile_overlap,
-                              room_of(workers, multi_gpu(settings.multi_gpu), stream.batch.limit));
+        TileChoice choice = choose_tiles(memory, target, scale, settings.tile_overlap, room);
+        std::vector<int64_t> &sides = choice.sides;
         std::transform(sides.begin(), sides.end(), sides.begin(), scaled);
         stream.tile = sides.front();
         stream.fallback_tiles.assign(sides.begin() + 1, sides.end());
+        stream.states_aside = choice.states_aside;
         return;
     }
     default:

@@ -28,6 +28,10 @@ struct DitState {
     std::vector<KvCache> blocks;
     int64_t kept = 0, oldest = 0;          ///< groups in the ring, slot of the first
     at::Tensor rope_y, rope_x, local_mask; ///< of the stream's size, made by its first chunk
+
+    /// Slots that a step of one group reads or writes, the first of the ring; and the one that it writes.
+    int64_t slots_of_step() const { return kept + 1; }
+    int64_t slot_to_write() const { return (oldest + kept) % slots_of_step(); }
 };
 
 /// The diffusion transformer: one step from noise to latents. Upstream

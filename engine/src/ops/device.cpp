@@ -43,7 +43,7 @@ void reset_peak(int) {}
 std::string failure() {
     return {};
 }
-void copy(const at::Tensor &, const at::Tensor &, const c10::Stream &) {}
+void copy(const at::Tensor &, const at::Tensor &, const c10::Stream &, int64_t = 0) {}
 } // namespace
 } // namespace cuda
 #endif
@@ -297,6 +297,40 @@ at::Tensor Download::wait() const {
     while (copy_ && !copy_->done.query())
         std::this_thread::sleep_for(pause);
     return host_;
+}
+
+namespace {
+
+/// Whichever of two devices is a GPU.
+at::Device gpu_of(const at::Device &a, const at::Device &b) {
+    return a.is_cuda() ? a : b;
+}
+
+} // namespace
+
+at::Tensor queue_copy(const at::Tensor &tensor, const at::Device &to) {
+    if (tensor.device() == to)
+        return tensor;
+    if (tensor.is_cuda() && to.is_cuda())
+        return tensor.to(to);
+    const at::Tensor from = tensor.contiguous();
+    at::Tensor copy = empty_beside(from, to);
+    if (copy.numel() > 0)
+        cuda::copy(copy, from, backend(gpu_of(from.device(), to)).getStream(gpu_of(from.device(), to)));
+    return copy;
+}
+
+at::Tensor empty_beside(const at::Tensor &tensor, const at::Device &to) {
+    const at::TensorOptions options = tensor.options().device(to);
+    return at::empty(tensor.sizes(), to.is_cpu() && tensor.is_cuda() ? options.pinned_memory(true) : options);
+}
+
+void queue_copy(const at::Tensor &to, const at::Tensor &from, int64_t dim) {
+    const at::Device gpu = gpu_of(from.device(), to.device());
+    if (gpu.is_cpu())
+        to.copy_(from);
+    else if (from.numel() > 0)
+        cuda::copy(to, from, backend(gpu).getStream(gpu), dim);
 }
 
 } // namespace flashvsr

@@ -142,4 +142,14 @@ private:
     std::shared_ptr<Copy> copy_; ///< undefined for a tensor of the host
 };
 
+/// The tensor on another device, the host's in pinned memory; the tensor itself where it is there already.
+/// Queued in this thread's stream: until synchronize_stream() both must stay, and neither may change.
+at::Tensor queue_copy(const at::Tensor &tensor, const at::Device &to);
+
+/// A tensor of the same shape and type on another device, the host's in pinned memory.
+at::Tensor empty_beside(const at::Tensor &tensor, const at::Device &to);
+
+/// Queue a copy, as above, of a piece of a contiguous tensor along a dimension to such a piece of another.
+void queue_copy(const at::Tensor &to, const at::Tensor &from, int64_t dim);
+
 } // namespace flashvsr

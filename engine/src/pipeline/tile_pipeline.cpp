@@ -32,7 +32,7 @@ TilePipeline::TilePipeline(const PipelineOptions &options, std::vector<WorkerDev
         const size_t first = i * batches / workers * batch,
                      end = std::min(grid_.size(), (i + 1) * batches / workers * batch);
         shares_.push_back({TileBatches(devices_[i].model, options.stream.sparse, grid_, first, end - first,
-                                       make_planner(i)),
+                                       make_planner(i), options.stream.states_aside),
                            i, i});
     }
     log_(LogLevel::verbose, grid_.size(), " tiles of ", grid_.front().size.width, "x",

@@ -55,7 +55,8 @@ FrameStream::FrameStream(std::shared_ptr<const Model> model, const StreamOptions
 FrameStream::Tiling FrameStream::make_tiling(BatchPlanner planner) const {
     std::vector<Tile> grid = stream_grid(options_);
     Feather feather(grid, pictures_.target(), model_->placement.device);
-    TileBatches batches(model_, options_.sparse, grid, 0, grid.size(), std::move(planner));
+    TileBatches batches(model_, options_.sparse, grid, 0, grid.size(), std::move(planner),
+                        options_.states_aside);
     return {std::move(grid), std::move(feather), std::move(batches)};
 }
 

@@ -28,6 +28,7 @@ struct StreamOptions {
     int64_t tile_overlap = 0; ///< output pixels
     /// Smaller tiles, largest first, to go over to where even one of `tile` does not fit the memory.
     std::vector<int64_t> fallback_tiles;
+    bool states_aside = false; ///< of tiles that are not being run: in host memory, not the device's
     BatchOptions batch;
 };
 

@@ -17,8 +17,9 @@ constexpr int64_t latent_pixels = 8;
 } // namespace
 
 TileBatches::TileBatches(std::shared_ptr<const Model> model, const SparseOptions &sparse,
-                         const std::vector<Tile> &grid, size_t first, size_t count, BatchPlanner planner)
-    : model_(std::move(model)), sparse_(sparse), grid_(grid), planner_(std::move(planner)) {
+                         const std::vector<Tile> &grid, size_t first, size_t count, BatchPlanner planner,
+                         bool aside)
+    : model_(std::move(model)), sparse_(sparse), grid_(grid), planner_(std::move(planner)), aside_(aside) {
     for (size_t i = first; i < first + count; i++)
         batches_.push_back({i, 1, {}});
 }
@@ -33,14 +34,17 @@ void TileBatches::step(const PictureChunk &chunk, const std::function<void(const
         try {
             resize(next_, tiles);
             Batch &batch = batches_[next_];
-            StreamState after = batch.state;
-            done({first, run(batch, chunk, after, observer)});
+            StreamState after = state_for_step(batch.state, model_->placement.device);
+            const at::Tensor frames = run(batch, chunk, after, observer);
+            if (aside_)
+                after = state_after_step(after, batch.state);
+            done({first, frames});
             batch.state = std::move(after);
         } catch (...) {
             const Error error = current_error();
             if (error.code() != ENOMEM)
                 throw error;
-            if (!planner_.out_of_memory(static_cast<int64_t>(tiles)))
+            if (!planner_.out_of_memory(static_cast<int64_t>(tiles)) && !set_aside())
                 fail(ENOMEM, "a tile of ", grid_[first].size.width, "x", grid_[first].size.height,
                      " output pixels does not fit the memory (", planner_.shortage(),
                      "; a smaller tile_size needs less): ", error.what());
@@ -50,6 +54,17 @@ void TileBatches::step(const PictureChunk &chunk, const std::function<void(const
         next_++;
     }
     next_ = 0;
+}
+
+/// Let the streams wait in host memory.
+/// @return false if that makes no more room
+bool TileBatches::set_aside() {
+    if (aside_ || batches_.size() < 2 || model_->placement.device.is_cpu())
+        return false;
+    planner_.log_states_aside(static_cast<int64_t>(batches_.size()));
+    for (Batch &batch : batches_)
+        batch.state = state_on(batch.state, at::kCPU);
+    return aside_ = true;
 }
 
 void TileBatches::move_to(std::shared_ptr<const Model> model, BatchPlanner planner) {

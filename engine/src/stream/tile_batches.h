@@ -13,12 +13,14 @@
 namespace flashvsr {
 
 /// A run of a grid's tiles on one device, each with its own stream, in batches whose size the planner sets. A
-/// batch that runs out of memory leaves its streams as they were and is run again as smaller ones.
+/// batch that runs out of memory leaves its streams as they were and is run again as smaller ones; where one
+/// tile does not fit beside the streams of the others, these wait in host memory from then on.
 class TileBatches {
 public:
     /// @param first, count the tiles of the grid that are run here
+    /// @param aside        let the streams of tiles whose batch is not being run wait in host memory
     TileBatches(std::shared_ptr<const Model> model, const SparseOptions &sparse,
-                const std::vector<Tile> &grid, size_t first, size_t count, BatchPlanner planner);
+                const std::vector<Tile> &grid, size_t first, size_t count, BatchPlanner planner, bool aside);
 
     /// Run a chunk on every tile; `done` is called batch by batch, in the grid's order. A batch counts once
     /// `done` has returned: where that throws, it must leave things as they were. After an exception the call
@@ -39,6 +41,7 @@ private:
     };
 
     void resize(size_t index, size_t count);
+    bool set_aside();
     at::Tensor run(const Batch &batch, const PictureChunk &chunk, StreamState &state,
                    const Observer &observer) const;
 
@@ -46,6 +49,7 @@ private:
     SparseOptions sparse_;
     std::vector<Tile> grid_;
     BatchPlanner planner_;
+    bool aside_; ///< streams wait in host memory
     std::vector<Batch> batches_;
     size_t next_ = 0; ///< batch of the chunk that is run next
 };

@@ -80,6 +80,13 @@ bool BatchPlanner::out_of_memory(int64_t tiles) {
     return true;
 }
 
+void BatchPlanner::log_states_aside(int64_t tiles) const {
+    const DeviceMemory memory = memory_();
+    (*log_)(LogLevel::warning, "out of memory with the states of ", tiles, " tiles on the device, ",
+            mebibytes(memory.free), " of ", mebibytes(memory.total),
+            " MiB free: they wait in host memory from now on");
+}
+
 std::string BatchPlanner::shortage() const {
     const DeviceMemory memory = memory_();
     return concat("about ", mebibytes(tile_bytes_), " MiB (", seen_ ? "seen" : "estimated", ") needed, ",

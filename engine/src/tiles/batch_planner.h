@@ -52,6 +52,9 @@ public:
     /// @return false if it was of one tile, and nothing smaller is left
     bool out_of_memory(int64_t tiles);
 
+    /// Say that the states of tiles wait in host memory from now on.
+    void log_states_aside(int64_t tiles) const;
+
     /// What a tile needs and what is free, for a sentence.
     std::string shortage() const;
 

@@ -2,7 +2,6 @@
 #include "tiles/memory_model.h"
 
 #include "stream/chunk_schedule.h"
-#include "tiles/tile_grid.h"
 
 #include <algorithm>
 #include <array>
@@ -61,29 +60,46 @@ int64_t MemoryModel::tile_bytes(Size tile) const {
     return std::max(formula, state_bytes(tile) + work_bytes(tile));
 }
 
-std::vector<int64_t> choose_tile_sizes(const MemoryModel &memory, Size target, double scale, int64_t overlap,
-                                       const TileRoom &room) {
-    const int64_t available = room.free_bytes - MemoryModel::picture_bytes(target);
-    const auto fit = [&](Size tile, int64_t tiles) {
-        const int64_t share = (tiles + room.workers - 1) / room.workers;
-        return share * memory.state_bytes(tile) + memory.work_bytes(tile, room.turns) <= available;
-    };
-    const auto scaled = [&](int64_t side) { return std::lrint(static_cast<double>(side) * scale); };
+namespace {
 
-    std::vector<int64_t> chosen;
-    if (fit(target, 1))
-        chosen.push_back(0);
-    for (const int64_t side : tile_sides) {
-        if (side <= 2 * overlap || scaled(side) >= std::max(target.width, target.height))
-            continue;
-        const std::vector<Tile> grid = make_tile_grid(target, scaled(side), scaled(overlap));
-        if (!chosen.empty() || fit(grid.front().size, static_cast<int64_t>(grid.size())) ||
-            side == tile_sides.back())
-            chosen.push_back(side);
+/// Whether the states of `states` tiles and the work of one fit.
+bool fits(const MemoryModel &memory, Size target, Size tile, int64_t states, const TileRoom &room) {
+    return states * memory.state_bytes(tile) + memory.work_bytes(tile, room.turns) +
+               MemoryModel::picture_bytes(target) <=
+           room.free_bytes;
+}
+
+} // namespace
+
+bool states_fit(const MemoryModel &memory, Size target, const std::vector<Tile> &grid, const TileRoom &room) {
+    const int64_t share = (static_cast<int64_t>(grid.size()) + room.workers - 1) / room.workers;
+    return fits(memory, target, grid.front().size, share, room);
+}
+
+TileChoice choose_tiles(const MemoryModel &memory, Size target, double scale, int64_t overlap,
+                        const TileRoom &room) {
+    const auto scaled = [&](int64_t side) { return std::lrint(static_cast<double>(side) * scale); };
+    std::vector<int64_t> sides;
+    for (const int64_t side : tile_sides)
+        if (side > 2 * overlap && scaled(side) < std::max(target.width, target.height))
+            sides.push_back(side);
+    if (sides.empty() || fits(memory, target, target, 1, room)) {
+        sides.insert(sides.begin(), 0);
+        return {sides, false};
     }
-    if (chosen.empty())
-        chosen.push_back(0);
-    return chosen;
+
+    const auto grid_of = [&](int64_t side) { return make_tile_grid(target, scaled(side), scaled(overlap)); };
+    const auto all_fit = std::find_if(sides.begin(), sides.end(), [&](int64_t side) {
+        return states_fit(memory, target, grid_of(side), room);
+    });
+    if (all_fit != sides.end())
+        return {{all_fit, sides.end()}, false};
+    if (!room.host_beside)
+        return {{sides.back()}, false};
+    const auto one_fits = std::find_if(sides.begin(), sides.end() - 1, [&](int64_t side) {
+        return fits(memory, target, grid_of(side).front().size, 1, room);
+    });
+    return {{one_fits, sides.end()}, true};
 }
 
 } // namespace flashvsr

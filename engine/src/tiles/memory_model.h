@@ -3,6 +3,7 @@
 
 #include "frame/upscale.h"
 #include "model/model.h"
+#include "tiles/tile_grid.h"
 #include "weights/network_shape.h"
 
 #include <cstdint>
@@ -40,17 +41,27 @@ private:
 
 /// Where tiles have to fit.
 struct TileRoom {
-    int64_t free_bytes = 0; ///< for each worker
-    int64_t workers = 1;    ///< that share the tiles of a picture
-    TurnBytes turns;        ///< weights that visit each of them
+    int64_t free_bytes = 0;   ///< for each worker
+    int64_t workers = 1;      ///< that share the tiles of a picture
+    bool host_beside = false; ///< states of tiles that are not being run can wait in host memory
+    TurnBytes turns = {};     ///< weights that visit each of them
 };
 
-/// Sides to cut a picture into, largest first: the first is the largest of which all that a worker gets are
-/// estimated to fit, and 0 there is the whole picture; the rest are for when the estimate is wrong. Input
-/// pixels.
+/// Whether the states of all tiles that a worker gets are estimated to fit beside the work of one.
+bool states_fit(const MemoryModel &memory, Size target, const std::vector<Tile> &grid, const TileRoom &room);
+
+struct TileChoice {
+    /// Sides to cut a picture into, input pixels, largest first; 0 is the whole picture. The first is chosen,
+    /// the rest are for when the estimate is wrong.
+    std::vector<int64_t> sides;
+    bool states_aside = false; ///< those of tiles that are not being run do not fit
+};
+
+/// The whole picture, else the largest tiles whose states all fit the memory, else the largest of which one
+/// fits, where the others' states have another place, else the smallest.
 /// @param scale   output size / input size
 /// @param overlap input pixels that tiles share; every side is more than two of them
-std::vector<int64_t> choose_tile_sizes(const MemoryModel &memory, Size target, double scale, int64_t overlap,
-                                       const TileRoom &room);
+TileChoice choose_tiles(const MemoryModel &memory, Size target, double scale, int64_t overlap,
+                        const TileRoom &room);
 
 } // namespace flashvsr

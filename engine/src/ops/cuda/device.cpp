@@ -5,9 +5,13 @@
 #include "ops/cuda/backend.h"
 
 #include <ATen/Context.h>
+#include <c10/core/AllocatorConfig.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
+
+#include <cstdlib>
+#include <mutex>
 
 namespace flashvsr::cuda {
 
@@ -49,6 +53,13 @@ GpuReport report_of(int index) {
 /// name first. Trying all ways out costs each thread a second at its first chunk, was not faster, and two
 /// devices might choose two ways that round differently.
 void set_up_libtorch() {
+    static std::once_flag once;
+    std::call_once(once, [] {
+        // Pinning memory page by page in one thread takes a second for each gigabyte.
+        if (!std::getenv("PYTORCH_CUDA_ALLOC_CONF") && !std::getenv("PYTORCH_ALLOC_CONF"))
+            c10::CachingAllocator::setAllocatorSettings(
+                "pinned_use_cuda_host_register:True,pinned_num_register_threads:8");
+    });
     at::globalContext().setAllowTF32CuDNN(false);
     at::globalContext().setBenchmarkCuDNN(false);
     at::globalContext().lazyInitDevice(at::kCUDA);
@@ -90,10 +101,19 @@ std::string failure() {
     return {};
 }
 
-void copy(const at::Tensor &to, const at::Tensor &from, const c10::Stream &stream) {
+void copy(const at::Tensor &to, const at::Tensor &from, const c10::Stream &stream, int64_t dim) {
     const c10::cuda::CUDAGuard guard(stream.device());
-    check(cudaMemcpyAsync(to.mutable_data_ptr(), from.const_data_ptr(), from.nbytes(), cudaMemcpyDefault,
-                          c10::cuda::CUDAStream(stream).stream()),
+    // Rows that lie some way apart, each of all that comes after the dimension.
+    int64_t rows = 1;
+    for (int64_t d = 0; d < dim; d++)
+        rows *= from.size(d);
+    const auto row_bytes = from.nbytes() / static_cast<size_t>(rows);
+    const auto pitch = [&](const at::Tensor &x) {
+        return rows > 1 ? static_cast<size_t>(x.stride(dim - 1)) * x.element_size() : row_bytes;
+    };
+    check(cudaMemcpy2DAsync(to.mutable_data_ptr(), pitch(to), from.const_data_ptr(), pitch(from), row_bytes,
+                            static_cast<size_t>(rows), cudaMemcpyDefault,
+                            c10::cuda::CUDAStream(stream).stream()),
           from.is_cuda() ? "a download" : "an upload");
 }
 

@@ -21,8 +21,9 @@ void reset_peak(int index);
 
 std::string failure();
 
-/// Queue a copy between a GPU and pinned memory in a stream of the GPU. Both tensors are contiguous and of as
-/// many bytes, and the caller keeps them until it is done.
-void copy(const at::Tensor &to, const at::Tensor &from, const c10::Stream &stream);
+/// Queue a copy between a GPU and pinned memory in a stream of the GPU. Both tensors are of one shape and
+/// type and contiguous, or pieces along dimension `dim` of tensors that are; the caller keeps them until it
+/// is done.
+void copy(const at::Tensor &to, const at::Tensor &from, const c10::Stream &stream, int64_t dim = 0);
 
 } // namespace flashvsr::cuda

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "ops/cuda/backend.h"
+#include "ops/cuda/device.h"
 #include "ops/cuda/ops.h"
 
 #include "error.h"
@@ -19,9 +20,12 @@ namespace flashvsr::cuda {
 namespace {
 
 void check(cublasStatus_t status, const char *what) {
-    if (status != CUBLAS_STATUS_SUCCESS)
-        fail(status == CUBLAS_STATUS_ALLOC_FAILED ? ENOMEM : EIO, what, ": ",
-             cublasLtGetStatusString(status));
+    if (status == CUBLAS_STATUS_SUCCESS)
+        return;
+    // Where a GPU is lost, its own sentence says why.
+    const std::string cause = failure();
+    fail(status == CUBLAS_STATUS_ALLOC_FAILED ? ENOMEM : EIO, what, ": ",
+         cause.empty() ? cublasLtGetStatusString(status) : "CUDA error: " + cause);
 }
 
 cudaDataType_t data_type(at::ScalarType type) {
