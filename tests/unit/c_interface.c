@@ -5,6 +5,7 @@
 
 #include <flashvsr/flashvsr.h>
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -131,6 +132,23 @@ static void misuse(const FlashVSRSettings *settings)
     frame.data[1] = NULL;
     EXPECT(flashvsr_send_frame(ctx, &frame) < 0);
     EXPECT(flashvsr_receive_frame(ctx, &frame) < 0); /* not of the output's size */
+    flashvsr_close(&ctx);
+
+    bad = *settings;
+    bad.device = "cpu";
+    EXPECT(flashvsr_open(&ctx, &bad) == 0);
+    frame = picture(bytes, SIDE);
+    frame.memory = FLASHVSR_MEMORY_CUDA;
+    EXPECT(flashvsr_send_frame(ctx, &frame) == -EINVAL);
+    EXPECT(strstr(flashvsr_error(ctx), "in a GPU's memory, but the device that was opened is cpu"));
+    EXPECT(flashvsr_set_output_format(ctx, &frame) == -EINVAL);
+    frame = picture(bytes, SIDE * SCALE);
+    frame.memory = FLASHVSR_MEMORY_CUDA;
+    EXPECT(flashvsr_receive_frame(ctx, &frame) == -EINVAL);
+    EXPECT(strstr(flashvsr_error(ctx), "in a GPU's memory"));
+    frame.memory = 7;
+    EXPECT(flashvsr_receive_frame(ctx, &frame) == -EINVAL);
+    EXPECT(strstr(flashvsr_error(ctx), "memory kind is 7"));
     flashvsr_close(&ctx);                            /* with a flush still to come */
     flashvsr_close(NULL);
     EXPECT(*flashvsr_error(NULL));

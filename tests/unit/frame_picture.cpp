@@ -191,7 +191,11 @@ TEST(Picture, WhatCannotBeReadIsRefusedWithItsValue) {
     };
     expect("17x4", [](auto &f) { f.width = 17; });
     expect("16x3", [](auto &f) { f.height = 3; });
-    expect("memory kind is 1", [](auto &f) { f.memory = FLASHVSR_MEMORY_CUDA; });
+    expect("memory kind is 2", [](auto &f) { f.memory = 2; });
+    expect("rows must go down", [](auto &f) {
+        f.memory = FLASHVSR_MEMORY_CUDA;
+        f.stride[0] = -f.stride[0];
+    });
     expect("pixel format is 0", [](auto &f) { f.format = FLASHVSR_PIXEL_FORMAT_NONE; });
     expect("depth is 7", [](auto &f) { f.depth = 7; });
     expect("depth is 17", [](auto &f) { f.depth = 17; });
@@ -203,6 +207,24 @@ TEST(Picture, WhatCannotBeReadIsRefusedWithItsValue) {
     FlashVSRFrame empty = good.frame;
     empty.width = 0;
     EXPECT_NE(sentence_of(empty, 0, 4).find("0x4"), std::string::npos);
+}
+
+TEST(Picture, OfAGpuIsASurfaceThatNoHostReads) {
+    Picture picture(16, 4, 10, 6);
+    picture.frame.memory = FLASHVSR_MEMORY_CUDA;
+    picture.frame.cuda_stream = &picture;
+    EXPECT_EQ(sentence_of(picture.frame, 16, 4), "");
+    const Surface surface = surface_of(picture.frame);
+    EXPECT_EQ(surface.stream, &picture);
+    ASSERT_EQ(surface.planes.size(), 3U);
+    for (size_t i = 0; i < 3; i++) {
+        EXPECT_EQ(surface.planes[i].data, picture.frame.data[i]);
+        EXPECT_EQ(surface.planes[i].stride, 38);
+        EXPECT_EQ(surface.planes[i].offset, static_cast<int64_t>(i) * 32 * 4);
+        EXPECT_EQ(surface.planes[i].rows, 4);
+        EXPECT_EQ(surface.planes[i].row_bytes, 32);
+    }
+    EXPECT_THROW(pack_picture(picture.frame), Error);
 }
 
 TEST(Picture, ATensorOfAnotherSizeOrTypeIsRefused) {

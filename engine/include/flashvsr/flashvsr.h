@@ -148,7 +148,7 @@ typedef struct FlashVSRYuv {
 
 enum FlashVSRMemory {
     FLASHVSR_MEMORY_HOST,
-    FLASHVSR_MEMORY_CUDA
+    FLASHVSR_MEMORY_CUDA /**< a GPU's, allocated in any CUDA context of the process */
 };
 
 /**
@@ -229,10 +229,15 @@ typedef struct FlashVSRFrame {
     int depth;
     /** For FLASHVSR_PIXEL_FORMAT_YUV alone. */
     FlashVSRYuv yuv;
-    /** enum FlashVSRMemory, and for CUDA memory the stream its contents are ordered on. */
+    /** enum FlashVSRMemory. CUDA memory needs a context one of whose devices is a GPU, the same or, more
+     *  slowly, another. */
     int memory;
+    /** For CUDA memory: a CUstream of the context that the planes were allocated in, NULL for its default
+     *  stream. What it was given before a call is done before the planes are read or written. When the call
+     *  returns, they have been. Which context is current does not matter, and it stays current. */
     void *cuda_stream;
-    /** Planes and the distance of their rows in bytes; strides may be negative. */
+    /** Planes and the distance of their rows in bytes; strides may be negative in host memory. Planes in CUDA
+     *  memory are all of one GPU and one context. */
     void *data[4];
     ptrdiff_t stride[4];
     /** Of the caller: what is sent with a frame comes back with the output frame of the same index. */
@@ -295,8 +300,8 @@ FLASHVSR_API int flashvsr_open(FlashVSRContext **ctx, const FlashVSRSettings *se
  *
  * @param frame the frame, or NULL to flush: no more will come
  * @return 0; FLASHVSR_EAGAIN if frames must be received first (nothing was taken); -EINVAL if the
- *         frame is not of the size that was opened, or after a flush; or the error that stopped the
- *         work, which every later call repeats
+ *         frame is not of the size that was opened or is in CUDA memory where no device is a GPU, or
+ *         after a flush; or the error that stopped the work, which every later call repeats
  */
 FLASHVSR_API int flashvsr_send_frame(FlashVSRContext *ctx, const FlashVSRFrame *frame);
 
@@ -304,8 +309,8 @@ FLASHVSR_API int flashvsr_send_frame(FlashVSRContext *ctx, const FlashVSRFrame *
  * Take the next frame, in the order of sending. Waits for a frame only when
  * none can be sent meanwhile.
  *
- * @param[in,out] frame planes of the output size to be written, in any format and depth; opaque and
- *                      index are set
+ * @param[in,out] frame planes of the output size to be written, in any format, depth and memory; opaque
+ *                      and index are set
  * @return 0; FLASHVSR_EAGAIN if frames can be sent first; FLASHVSR_END after the last frame of a
  *         flushed stream; -EINVAL for a frame that cannot be written to; or the error that stopped
  *         the work
@@ -321,10 +326,11 @@ FLASHVSR_API int flashvsr_receive_frame(FlashVSRContext *ctx, FlashVSRFrame *fra
 FLASHVSR_API int flashvsr_set_color_fix(FlashVSRContext *ctx, int color_fix);
 
 /**
- * Say in what format the frames that are sent from now on will be received: the device that makes them
- * converts them, and fewer bytes leave it. They can be received in any other all the same.
+ * Say in what format and memory the frames that are sent from now on will be received: the device that
+ * makes them converts them, and fewer bytes leave it, or none for CUDA memory, unless segments are
+ * cross-faded. They can be received in any other all the same.
  *
- * @param like format, depth and yuv of it count; NULL takes back what was said
+ * @param like format, depth, yuv and memory of it count; NULL takes back what was said
  * @return 0 or -EINVAL
  */
 FLASHVSR_API int flashvsr_set_output_format(FlashVSRContext *ctx, const FlashVSRFrame *like);

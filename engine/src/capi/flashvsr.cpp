@@ -3,6 +3,7 @@
 
 #include "block_cache.h"
 #include "capi/settings.h"
+#include "frame/held_picture.h"
 #include "frame/picture.h"
 #include "frame/picture_converter.h"
 #include "ops/device.h"
@@ -64,6 +65,12 @@ private:
     std::map<int64_t, Wish> from_;
 };
 
+/// How a caller wishes for a picture.
+struct OutputWish {
+    std::optional<PictureFormat> format;
+    bool on_gpu = false; ///< in a GPU's memory
+};
+
 } // namespace
 
 struct FlashVSRContext {
@@ -76,18 +83,26 @@ struct FlashVSRContext {
     int64_t model_bytes = 0;
     ColorFix model_color_fix = ColorFix::adain; ///< where the settings leave it open
     std::shared_ptr<Timeline<ColorFix>> color_fixes;
-    std::shared_ptr<Timeline<std::optional<PictureFormat>>> formats; ///< of output frames
-    PictureConverters converters{at::kCPU};                          ///< for frames of other formats
-    std::deque<void *> opaques;                                      ///< of the frames inside
+    std::shared_ptr<Timeline<OutputWish>> wishes;        ///< of output frames
+    std::vector<at::Device> gpus;                        ///< that work, in the order of the setting
+    std::map<std::string, DevicePictures> pictures;      ///< by GPU: those that came in its memory
+    std::map<std::string, PictureConverters> converters; ///< by device, for output frames of other formats
+    std::deque<void *> opaques;                          ///< of the frames inside
     int64_t frames_in = 0, frames_out = 0;
     std::chrono::steady_clock::time_point opened; ///< when the model was there
 };
 
 namespace {
 
+/// Whose context a call works in.
+at::Device lead_device(const FlashVSRContext &ctx) {
+    return ctx.gpus.empty() ? at::Device(at::kCPU) : ctx.gpus.front();
+}
+
 /// Run a body that throws; its failure becomes the context's sentence and the returned code.
 template <typename Body> int guarded(FlashVSRContext *ctx, Body &&body) noexcept {
     try {
+        const PrimaryContext primary(lead_device(*ctx));
         try {
             const TorchGuard guard(ctx->log);
             return body();
@@ -172,6 +187,10 @@ void open(FlashVSRContext &ctx, const FlashVSRSettings &settings) {
     for (const at::Device &device :
          parse_devices(settings.device ? settings.device : "auto", options.multi_gpu != MultiGpu::off))
         places.push_back(placement_on(device, settings.precision));
+    for (const Placement &place : places)
+        if (!place.device.is_cpu())
+            ctx.gpus.push_back(place.device);
+    const PrimaryContext primary(lead_device(ctx));
     options.stream.batch.limit = memory_limit(settings.vram_limit, memory_of(places.front().device));
 
     const bool builtin = !settings.model_dir || !*settings.model_dir;
@@ -184,9 +203,12 @@ void open(FlashVSRContext &ctx, const FlashVSRSettings &settings) {
     options.stream.color_fix_at = [fixes = ctx.color_fixes, first = settings.first_frame](int64_t place) {
         return fixes->at(place - first);
     };
-    ctx.formats = std::make_shared<Timeline<std::optional<PictureFormat>>>(std::nullopt);
-    options.stream.format_at = [formats = ctx.formats, first = settings.first_frame](int64_t place) {
-        return formats->at(place - first);
+    ctx.wishes = std::make_shared<Timeline<OutputWish>>(OutputWish{});
+    options.stream.format_at = [wishes = ctx.wishes, first = settings.first_frame](int64_t place) {
+        return wishes->at(place - first).format;
+    };
+    options.stream.on_gpu_at = [wishes = ctx.wishes, first = settings.first_frame](int64_t place) {
+        return wishes->at(place - first).on_gpu;
     };
     std::vector<WorkerDevice> devices = load_models(weights, places, settings.unload_dit != 0);
     const Model &model = *devices.front().model;
@@ -211,20 +233,55 @@ void open(FlashVSRContext &ctx, const FlashVSRSettings &settings) {
     ctx.opened = std::chrono::steady_clock::now();
 }
 
-/// Write a picture to a frame of any format.
-void write_picture(FlashVSRContext &ctx, const OutputPicture &picture, const FlashVSRFrame &frame) {
+/// @throws Error EINVAL where pictures in a GPU's memory cannot be had
+void check_gpus(const FlashVSRContext &ctx) {
+    if (ctx.gpus.empty())
+        fail(EINVAL,
+             "a frame is in a GPU's memory, but the device that was opened is cpu: choose a GPU, or give "
+             "frames in host memory");
+}
+
+/// The device of the context that has a frame in its memory, or, for one of another GPU, the first GPU.
+at::Device device_near(const FlashVSRContext &ctx, const FlashVSRFrame &frame) {
+    if (frame.memory != FLASHVSR_MEMORY_CUDA)
+        return at::kCPU;
+    check_gpus(ctx);
+    const int index = gpu_of(surface_of(frame));
+    const auto found = std::find_if(ctx.gpus.begin(), ctx.gpus.end(),
+                                    [&](const at::Device &gpu) { return gpu.index() == index; });
+    return found != ctx.gpus.end() ? *found : ctx.gpus.front();
+}
+
+PicturePtr hold_picture(FlashVSRContext &ctx, const FlashVSRFrame &frame) {
+    if (frame.memory != FLASHVSR_MEMORY_CUDA)
+        return std::make_shared<const HeldPicture>(frame);
+    const at::Device device = device_near(ctx, frame);
+    DevicePictures &pictures = ctx.pictures.try_emplace(device.str(), device).first->second;
+    return std::make_shared<const HeldPicture>(frame, pictures);
+}
+
+/// Write a picture to a frame of any format in any memory.
+/// @param device device_near() the frame
+void write_picture(FlashVSRContext &ctx, const OutputPicture &picture, const FlashVSRFrame &frame,
+                   const at::Device &device) {
+    const DeviceScope scope(device);
     const PictureFormat wanted = format_of(frame);
     const auto packed_as = [&](const at::Tensor &data, const PictureFormat &format) {
         return data.narrow(0, 0, picture_bytes(format, ctx.output));
     };
     if (picture.format == wanted)
-        return unpack_picture(packed_as(picture.data, wanted), frame);
-    const at::Tensor pixels = picture.format ? ctx.converters.get(*picture.format, ctx.output)
-                                                   .to_pixels(packed_as(picture.data, *picture.format))
-                                             : picture.data;
-    const at::Tensor packed = at::empty({picture_bytes(wanted, ctx.output)}, at::kByte);
-    ctx.converters.get(wanted, ctx.output).from_pixels(pixels, packed);
-    unpack_picture(packed, frame);
+        return unpack_picture(packed_as(picture.data, wanted), frame, device);
+    // Converted where the frame is.
+    PictureConverters &converters = ctx.converters.try_emplace(device.str(), device).first->second;
+    const at::Tensor data = picture.data.is_cpu() ? upload(picture.data, device) : picture.data.to(device);
+    const at::Tensor pixels =
+        picture.format
+            ? converters.get(*picture.format, ctx.output).to_pixels(packed_as(data, *picture.format))
+            : data;
+    const at::Tensor packed =
+        at::empty({picture_bytes(wanted, ctx.output)}, at::TensorOptions(device).dtype(at::kByte));
+    converters.get(wanted, ctx.output).from_pixels(pixels, packed);
+    unpack_picture(packed, frame, device);
 }
 
 } // namespace
@@ -291,7 +348,7 @@ int flashvsr_send_frame(FlashVSRContext *ctx, const FlashVSRFrame *frame) {
             return FLASHVSR_EAGAIN;
         ctx->opaques.push_back(frame->opaque);
         try {
-            ctx->pipeline->send(std::make_shared<const HeldPicture>(*frame));
+            ctx->pipeline->send(hold_picture(*ctx, *frame));
         } catch (...) {
             ctx->opaques.pop_back();
             throw;
@@ -306,6 +363,7 @@ int flashvsr_receive_frame(FlashVSRContext *ctx, FlashVSRFrame *frame) {
         if (!ctx->pipeline)
             fail(EINVAL, "the context was not opened");
         check_picture(*frame, static_cast<int>(ctx->output.width), static_cast<int>(ctx->output.height));
+        const at::Device device = device_near(*ctx, *frame);
         OutputPicture picture;
         switch (ctx->pipeline->receive(picture)) {
         case Pipeline::Received::send_more:
@@ -315,7 +373,7 @@ int flashvsr_receive_frame(FlashVSRContext *ctx, FlashVSRFrame *frame) {
         case Pipeline::Received::picture:
             break;
         }
-        write_picture(*ctx, picture, *frame);
+        write_picture(*ctx, picture, *frame, device);
         frame->index = picture.index;
         frame->opaque = ctx->opaques.front();
         ctx->opaques.pop_front();
@@ -338,8 +396,14 @@ int flashvsr_set_output_format(FlashVSRContext *ctx, const FlashVSRFrame *like) 
     return guarded(ctx, [&] {
         if (!ctx->pipeline)
             fail(EINVAL, "the context was not opened");
-        ctx->formats->change(ctx->frames_in, like ? std::optional(format_of(*like)) : std::nullopt,
-                             ctx->frames_out);
+        OutputWish wish;
+        if (like) {
+            wish.format = format_of(*like);
+            wish.on_gpu = like->memory == FLASHVSR_MEMORY_CUDA;
+        }
+        if (wish.on_gpu)
+            check_gpus(*ctx);
+        ctx->wishes->change(ctx->frames_in, wish, ctx->frames_out);
         return 0;
     });
 }
@@ -383,6 +447,7 @@ void flashvsr_close(FlashVSRContext **ctx) {
             return 0;
         });
     }
+    const PrimaryContext primary(lead_device(*closing));
     delete closing;
     release_host_memory();
 }

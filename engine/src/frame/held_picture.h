@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
+#include "frame/device_pictures.h"
 #include "frame/picture.h"
 #include "frame/picture_converter.h"
 
@@ -9,14 +10,20 @@
 namespace flashvsr {
 
 /// A packed copy of a caller's picture in the caller's own format, which is what waits for the network: an
-/// eighth of the bytes of floats for 4:2:0 of 8 bits. Immutable: any thread may use it.
+/// eighth of the bytes of floats for 4:2:0 of 8 bits. It is in host memory or on a GPU. Immutable: any thread
+/// may use it.
 class HeldPicture {
 public:
+    /// A picture in host memory.
     /// @throws Error EINVAL as check_picture() does
     explicit HeldPicture(const FlashVSRFrame &frame);
 
+    /// A picture in a GPU's memory, which is copied to one, the same or another.
+    /// @throws Error EINVAL as check_picture() does, and where no GPU has the planes
+    HeldPicture(const FlashVSRFrame &frame, DevicePictures &pictures);
+
     /// (3, height, width) fp32 in [-1, 1] on the converters' device. Only the picture's own bytes cross the
-    /// bus to a GPU, which converts them; that is queued.
+    /// bus to a GPU, unless they are there, which converts them; that is queued.
     at::Tensor to_tensor(PictureConverters &converters) const;
     at::Tensor to_tensor(const at::Device &device = at::kCPU) const;
 
@@ -25,11 +32,15 @@ public:
     double difference(const HeldPicture &other) const;
 
 private:
+    const at::Tensor &packed() const { return on_gpu_ ? on_gpu_->bytes() : packed_; }
     template <typename Component> double sampled_difference(const HeldPicture &other) const;
+    double difference_on_gpu(const HeldPicture &other) const;
+    at::Tensor samples(const at::Device &device) const;
 
     PictureFormat format_;
     Size size_;
-    at::Tensor packed_;
+    at::Tensor packed_; ///< in host memory, else
+    std::shared_ptr<DevicePictures::Buffer> on_gpu_;
 };
 
 using PicturePtr = std::shared_ptr<const HeldPicture>;

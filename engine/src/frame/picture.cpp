@@ -44,9 +44,11 @@ void check_picture(const FlashVSRFrame &frame, int width, int height) {
     if (width < 1 || height < 1 || width > FLASHVSR_MAX_SIZE || height > FLASHVSR_MAX_SIZE)
         fail(EINVAL, "a frame is ", width, "x", height, " pixels; each side must be within 1 to ",
              FLASHVSR_MAX_SIZE);
-    if (frame.memory != FLASHVSR_MEMORY_HOST)
-        fail(EINVAL, "a frame's memory kind is ", frame.memory, ", but this build takes host memory (",
-             static_cast<int>(FLASHVSR_MEMORY_HOST), ") alone");
+    const bool on_gpu = frame.memory == FLASHVSR_MEMORY_CUDA;
+    if (!on_gpu && frame.memory != FLASHVSR_MEMORY_HOST)
+        fail(EINVAL, "a frame's memory kind is ", frame.memory, ", but must be host (",
+             static_cast<int>(FLASHVSR_MEMORY_HOST), ") or CUDA (", static_cast<int>(FLASHVSR_MEMORY_CUDA),
+             ")");
     const PictureFormat format = format_of(frame);
     const int64_t bytes = component_bytes(format);
     const std::vector<PlaneLayout> planes = plane_layouts(format, size_of(frame));
@@ -58,27 +60,47 @@ void check_picture(const FlashVSRFrame &frame, int width, int height) {
         if (planes[i].height > 1 && std::llabs(stride) < planes[i].row_bytes)
             fail(EINVAL, "the stride of a frame's plane ", i, " is ", stride, " bytes, less than its ",
                  planes[i].row_bytes / bytes, " components of ", bytes, " bytes");
+        if (on_gpu && planes[i].height > 1 && stride < 0)
+            fail(EINVAL, "the stride of a frame's plane ", i, " is ", stride,
+                 " bytes, but in a GPU's memory rows must go down");
         if (reinterpret_cast<uintptr_t>(frame.data[i]) % bytes != 0 || stride % bytes != 0)
             fail(EINVAL, "a frame's plane ", i, " or its stride of ", stride,
                  " bytes is not aligned to components of ", bytes, " bytes");
     }
 }
 
+Surface surface_of(const FlashVSRFrame &frame) {
+    check_picture(frame, frame.width, frame.height);
+    Surface surface;
+    surface.stream = frame.cuda_stream;
+    const std::vector<PlaneLayout> planes = plane_layouts(format_of(frame), size_of(frame));
+    for (size_t i = 0; i < planes.size(); i++)
+        surface.planes.push_back({frame.data[i], std::max<int64_t>(frame.stride[i], planes[i].row_bytes),
+                                  planes[i].offset, planes[i].height, planes[i].row_bytes});
+    return surface;
+}
+
 at::Tensor pack_picture(const FlashVSRFrame &frame) {
     check_picture(frame, frame.width, frame.height);
+    if (frame.memory != FLASHVSR_MEMORY_HOST)
+        fail(EINVAL, "a frame's memory kind is ", frame.memory, ", but must be host (",
+             static_cast<int>(FLASHVSR_MEMORY_HOST), ") here");
     at::Tensor packed = at::empty({picture_bytes(format_of(frame), size_of(frame))}, at::kByte);
     for_each_row(packed.mutable_data_ptr<uint8_t>(), frame,
                  [](uint8_t *to, const uint8_t *from, int64_t bytes) { std::copy_n(from, bytes, to); });
     return packed;
 }
 
-void unpack_picture(const at::Tensor &packed, const FlashVSRFrame &frame) {
+void unpack_picture(const at::Tensor &packed, const FlashVSRFrame &frame, const at::Device &device) {
     check_picture(frame, frame.width, frame.height);
     const int64_t bytes = picture_bytes(format_of(frame), size_of(frame));
     if (packed.numel() != bytes || packed.scalar_type() != at::kByte)
         fail(EINVAL, "a picture of ", packed.numel(), " components of type ", packed.scalar_type(),
              " does not go into a frame of ", bytes, " bytes");
-    for_each_row(packed.const_data_ptr<uint8_t>(), frame,
+    if (frame.memory == FLASHVSR_MEMORY_CUDA)
+        return write_surface(packed.is_cpu() ? upload(packed, device) : packed, surface_of(frame));
+    const at::Tensor host = packed.cpu();
+    for_each_row(host.const_data_ptr<uint8_t>(), frame,
                  [](const uint8_t *from, uint8_t *to, int64_t bytes) { std::copy_n(from, bytes, to); });
 }
 

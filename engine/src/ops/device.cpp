@@ -4,6 +4,7 @@
 #include "error.h"
 #ifdef FLASHVSR_CUDA
 #include "ops/cuda/device.h"
+#include "ops/cuda/surface.h"
 #endif
 
 #include <ATen/ATen.h>
@@ -44,6 +45,19 @@ std::string failure() {
     return {};
 }
 void copy(const at::Tensor &, const at::Tensor &, const c10::Stream &, int64_t = 0) {}
+bool enter_primary_context(int) {
+    return false;
+}
+void leave_primary_context(int) {}
+int gpu_of(const Surface &) {
+    fail(ENODEV, "pictures in a GPU's memory need a library that was built with CUDA; this one was not");
+}
+void read_surface(const Surface &surface, const at::Tensor &) {
+    cuda::gpu_of(surface);
+}
+void write_surface(const at::Tensor &, const Surface &surface) {
+    cuda::gpu_of(surface);
+}
 } // namespace
 } // namespace cuda
 #endif
@@ -144,6 +158,16 @@ DeviceScope::DeviceScope(const at::Device &device) {
     lease_.emplace(device, StreamLease::Use::work);
     device_.reset_device(device);
     stream_.reset_stream(lease_->stream());
+}
+
+PrimaryContext::PrimaryContext(const at::Device &device) noexcept {
+    if (!device.is_cpu() && cuda::enter_primary_context(device.index()))
+        gpu_ = device.index();
+}
+
+PrimaryContext::~PrimaryContext() {
+    if (gpu_)
+        cuda::leave_primary_context(*gpu_);
 }
 
 std::string gpu_failure() {
@@ -291,18 +315,27 @@ Download::Download(const at::Tensor &tensor) {
     copy_->done.record(copies);
 }
 
-at::Tensor Download::wait() const {
-    // Asked for again and again: the run time's own wait would keep a processor busy.
+namespace {
+
+/// Asked for again and again: the run time's own wait would keep a processor busy.
+void wait_for(const c10::Event &event) {
     constexpr std::chrono::microseconds pause(200);
-    while (copy_ && !copy_->done.query())
+    while (!event.query())
         std::this_thread::sleep_for(pause);
+}
+
+} // namespace
+
+at::Tensor Download::wait() const {
+    if (copy_)
+        wait_for(copy_->done);
     return host_;
 }
 
 namespace {
 
 /// Whichever of two devices is a GPU.
-at::Device gpu_of(const at::Device &a, const at::Device &b) {
+at::Device whichever_gpu(const at::Device &a, const at::Device &b) {
     return a.is_cuda() ? a : b;
 }
 
@@ -315,8 +348,9 @@ at::Tensor queue_copy(const at::Tensor &tensor, const at::Device &to) {
         return tensor.to(to);
     const at::Tensor from = tensor.contiguous();
     at::Tensor copy = empty_beside(from, to);
+    const at::Device gpu = whichever_gpu(from.device(), to);
     if (copy.numel() > 0)
-        cuda::copy(copy, from, backend(gpu_of(from.device(), to)).getStream(gpu_of(from.device(), to)));
+        cuda::copy(copy, from, backend(gpu).getStream(gpu));
     return copy;
 }
 
@@ -326,11 +360,37 @@ at::Tensor empty_beside(const at::Tensor &tensor, const at::Device &to) {
 }
 
 void queue_copy(const at::Tensor &to, const at::Tensor &from, int64_t dim) {
-    const at::Device gpu = gpu_of(from.device(), to.device());
+    const at::Device gpu = whichever_gpu(from.device(), to.device());
     if (gpu.is_cpu())
         to.copy_(from);
     else if (from.numel() > 0)
         cuda::copy(to, from, backend(gpu).getStream(gpu), dim);
+}
+
+Unfinished::Unfinished(const at::Tensor &tensor) : tensor_(tensor) {
+    if (tensor.is_cpu())
+        return;
+    auto made = std::make_shared<c10::Event>(tensor.device().type());
+    made->record(backend(tensor.device()).getStream(tensor.device()));
+    made_ = std::move(made);
+}
+
+at::Tensor Unfinished::wait() const {
+    if (made_)
+        wait_for(*made_);
+    return tensor_;
+}
+
+int gpu_of(const Surface &surface) {
+    return cuda::gpu_of(surface);
+}
+
+void read_surface(const Surface &surface, const at::Tensor &packed) {
+    cuda::read_surface(surface, packed);
+}
+
+void write_surface(const at::Tensor &packed, const Surface &surface) {
+    cuda::write_surface(packed, surface);
 }
 
 } // namespace flashvsr

@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace flashvsr {
 
@@ -77,6 +78,20 @@ private:
     std::optional<StreamLease> lease_;
     c10::OptionalDeviceGuard device_;
     c10::OptionalStreamGuard stream_;
+};
+
+/// While it lives, this thread's current context is the GPU's primary one, LibTorch's own, whichever the
+/// program has made current; after it, that one is again. Nothing for the CPU, or for a GPU that has failed:
+/// what is asked of that says so.
+class PrimaryContext {
+public:
+    explicit PrimaryContext(const at::Device &device) noexcept;
+    ~PrimaryContext();
+    PrimaryContext(const PrimaryContext &) = delete;
+    PrimaryContext &operator=(const PrimaryContext &) = delete;
+
+private:
+    std::optional<int> gpu_;
 };
 
 /// What a GPU that this process has used says it failed with, all that was queued done; "" where none failed.
@@ -151,5 +166,46 @@ at::Tensor empty_beside(const at::Tensor &tensor, const at::Device &to);
 
 /// Queue a copy, as above, of a piece of a contiguous tensor along a dimension to such a piece of another.
 void queue_copy(const at::Tensor &to, const at::Tensor &from, int64_t dim);
+
+/// A tensor that its device may still be making, and that stays there. Copies of it are of the same tensor.
+class Unfinished {
+public:
+    /// @param tensor what this thread has queued the making of
+    explicit Unfinished(const at::Tensor &tensor);
+
+    /// The tensor, finished; waits for it.
+    /// @throws Error or c10::Error where the device failed on the way
+    at::Tensor wait() const;
+
+private:
+    at::Tensor tensor_;
+    std::shared_ptr<const c10::Event> made_; ///< undefined for a tensor of the host
+};
+
+/// Rows of a program's picture in a GPU's memory, and where they are in a packed one. Bytes.
+struct SurfacePlane {
+    void *data;
+    int64_t stride; ///< row_bytes or more
+    int64_t offset, rows, row_bytes;
+};
+
+/// A program's picture in the memory of one GPU and one context, not necessarily the primary one.
+struct Surface {
+    std::vector<SurfacePlane> planes;
+    void *stream = nullptr; ///< CUstream of that context; null: its default stream
+};
+
+/// The GPU whose memory the planes are in.
+/// @throws Error EINVAL where they are in no GPU's memory, ENODEV in a build without CUDA
+int gpu_of(const Surface &surface);
+
+/// Copy a surface to a packed picture on a GPU, any of this machine, once what the surface's stream was given
+/// is done. The copy is made in the thread's stream, and waited for. Leaves the current context as it was.
+/// @param packed uint8, contiguous
+/// @throws Error EIO, ENOMEM
+void read_surface(const Surface &surface, const at::Tensor &packed);
+
+/// Copy a packed picture on a GPU to a surface, otherwise as read_surface().
+void write_surface(const at::Tensor &packed, const Surface &surface);
 
 } // namespace flashvsr

@@ -11,10 +11,14 @@
 namespace flashvsr {
 
 std::vector<PendingPicture> pending_pictures(const Pictures &pictures, size_t worker) {
-    const auto download = std::make_shared<const Download>(pictures.data);
+    std::function<at::Tensor()> wait;
+    if (pictures.stay)
+        wait = [made = Unfinished(pictures.data)] { return made.wait(); };
+    else
+        wait = [download = Download(pictures.data)] { return download.wait(); };
     std::vector<PendingPicture> pending;
     for (int64_t i = 0; i < pictures.data.size(0); i++) {
-        pending.push_back({download, i, worker, std::nullopt});
+        pending.push_back({wait, i, worker, std::nullopt});
         if (!pictures.formats.empty())
             pending.back().format = pictures.formats[i];
     }

@@ -18,21 +18,23 @@ namespace flashvsr {
 /// An output picture and the place of its input picture in the clip.
 struct OutputPicture {
     int64_t index = 0;
-    at::Tensor data; ///< (3, H, W) fp32 in [-1, 1], or, where it has a format, a packed picture
+    /// (3, H, W) fp32 in [-1, 1], or, where it has a format, a packed picture; finished, in host memory or,
+    /// where it is wanted there, a GPU's.
+    at::Tensor data;
     std::optional<PictureFormat> format;
 };
 
 /// A picture that a device may still be making: one of those that come down together.
 struct PendingPicture {
-    std::shared_ptr<const Download> pictures; ///< Pictures::data
+    std::function<at::Tensor()> pictures; ///< waits for Pictures::data
     int64_t place = 0;
     size_t worker = 0; ///< who makes it
     std::optional<PictureFormat> format;
 
-    at::Tensor wait() const { return pictures->wait().select(0, place); }
+    at::Tensor wait() const { return pictures().select(0, place); }
 };
 
-/// Pictures on their way to the host.
+/// Pictures on their way to the host, or to be finished where they stay.
 std::vector<PendingPicture> pending_pictures(const Pictures &pictures, size_t worker);
 
 struct WorkerStats {

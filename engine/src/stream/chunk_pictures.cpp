@@ -78,10 +78,19 @@ std::vector<PictureFormat> ChunkPictures::formats(const PictureChunk &chunk) con
     return formats;
 }
 
+bool ChunkPictures::all_on_gpu(const PictureChunk &chunk) const {
+    const int64_t first = options_.first_frame + chunk.first;
+    for (int64_t i = 0; i < chunk.pictures; i++)
+        if (!options_.on_gpu_at || !options_.on_gpu_at(first + i))
+            return false;
+    return true;
+}
+
 Pictures ChunkPictures::finish(const PictureChunk &chunk, const at::Tensor &frames) {
     const Size size = options_.output;
     Pictures pictures;
     pictures.formats = formats(chunk);
+    pictures.stay = !pictures.formats.empty() && all_on_gpu(chunk);
     int64_t bytes = 0;
     for (const PictureFormat &format : pictures.formats)
         bytes = std::max(bytes, picture_bytes(format, size));

@@ -30,6 +30,7 @@ struct Pictures {
     /// pictures.
     at::Tensor data;
     std::vector<PictureFormat> formats; ///< of each
+    bool stay = false;                  ///< all are wanted in a GPU's memory
 };
 
 /// The picture side of a stream: pictures to chunks and the network's frames back to pictures. It counts
@@ -62,6 +63,7 @@ private:
     at::Tensor on_device(const at::Tensor &frame) const;
     at::Tensor low_quality(std::span<const at::Tensor> frames) const;
     std::vector<PictureFormat> formats(const PictureChunk &chunk) const;
+    bool all_on_gpu(const PictureChunk &chunk) const;
 
     StreamOptions options_;
     Placement place_; ///< of pictures: fp32

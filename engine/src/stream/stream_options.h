@@ -20,6 +20,9 @@ struct StreamOptions {
     /// Where set, the format of the output picture at a place in the whole clip; any thread may ask. Unset,
     /// or of no value: fp32 in [-1, 1], as those need that are mixed with others.
     std::function<std::optional<PictureFormat>(int64_t place)> format_at;
+    /// Where set, whether the picture at a place, if it has a format, is wanted in a GPU's memory; any thread
+    /// may ask.
+    std::function<bool(int64_t place)> on_gpu_at;
     /// Where set, the colour fix of the picture at a place in the whole clip; any thread may ask.
     std::function<ColorFix(int64_t place)> color_fix_at;
     uint64_t seed = 0;
