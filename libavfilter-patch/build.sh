@@ -16,6 +16,7 @@ version=${2:-$ffmpeg_version}
 prefix=$build/install
 package=$(find "$prefix" -name flashvsr.pc -print -quit 2>/dev/null)
 [[ -n $package ]] || die "libflashvsr is not installed in $prefix"
+cuda=$(sed -n 's/^FLASHVSR_CUDA:[A-Z]*=//p' "$build/CMakeCache.txt")
 sanitizers=$(sed -n 's/^FLASHVSR_SANITIZE:[A-Z]*=//p' "$build/CMakeCache.txt")
 
 # Codecs, formats, protocols and filters are FFmpeg's own, all of them. Libraries are named, not found, so that
@@ -25,6 +26,11 @@ arguments=(
     --enable-static --disable-shared --disable-doc --disable-debug --disable-ffplay
     --extra-version=flashvsr
 )
+# Decoders and encoders of NVIDIA's GPUs, and frames in their memory. NVIDIA's own files are found at run time.
+if [[ $cuda == ON ]]; then
+    arguments+=(--enable-ffnvcodec --enable-cuda --enable-cuvid --enable-nvdec --enable-nvenc)
+    ffnvcodec=$("$here/fetch-ffnvcodec.sh")
+fi
 list() { tr -s ' \n' ',' <<<"$2" | sed -e 's/^,//' -e 's/,$//' -e "s/[^,]*/--enable-$1=&/g" -e 's/,/ /g'; }
 if [[ -n $sanitizers ]]; then
     flags="-fsanitize=$sanitizers -fno-omit-frame-pointer"
@@ -64,7 +70,7 @@ if use_ccache; then
 else
     arguments+=(--cc="$compiler")
 fi
-export PKG_CONFIG_PATH=$(dirname "$package")${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}
+export PKG_CONFIG_PATH=$(dirname "$package")${ffnvcodec:+:$ffnvcodec}${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}
 
 stamp=$(printf '%s\n' "${arguments[@]}" | cat - src/.patched src/configure "$package" | sha256sum)
 if [[ ! -f .configured || $(<.configured) != "$stamp" ]]; then

@@ -28,12 +28,19 @@
  * The engine works in planar RGB. Frames of other formats are converted to it
  * and back here, so that they leave with the matrix and range they came with.
  * Alpha does not go through the engine: it is scaled here.
+ *
+ * CUDA frames go to the engine and come from it as they are. It copies them at
+ * once: a decoder has but few surfaces.
  */
+
+#include "config.h"
 
 #include <float.h>
 #include <limits.h>
 #include <math.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <string.h>
 
 #include <flashvsr/flashvsr.h>
 
@@ -43,6 +50,10 @@
 #include "libavutil/eval.h"
 #include "libavutil/fifo.h"
 #include "libavutil/frame.h"
+#include "libavutil/hwcontext.h"
+#if CONFIG_CUDA
+#include "libavutil/hwcontext_cuda_internal.h"
+#endif
 #include "libavutil/internal.h"
 #include "libavutil/intreadwrite.h"
 #include "libavutil/log.h"
@@ -370,12 +381,27 @@ static int is_engine_format(enum AVPixelFormat format)
     return describe_format(&picture, format);
 }
 
+static enum AVPixelFormat software_format(const AVBufferRef *hw_frames)
+{
+    return ((const AVHWFramesContext *)hw_frames->data)->sw_format;
+}
+
+/**
+ * Format of a link's pictures, also where they are in a GPU's memory.
+ */
+static enum AVPixelFormat picture_format(const AVFilterLink *link)
+{
+    const FilterLink *l = ff_filter_link((AVFilterLink *)link);
+
+    return l->hw_frames_ctx ? software_format(l->hw_frames_ctx) : link->format;
+}
+
 static int init_conversion(Conversion *conversion, const AVFilterLink *link)
 {
     const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(link->format);
     AVFrame *rgb;
 
-    if (is_engine_format(link->format))
+    if (is_engine_format(picture_format(link)))
         return 0;
 
     rgb = conversion->rgb = av_frame_alloc();
@@ -392,7 +418,7 @@ static int init_conversion(Conversion *conversion, const AVFilterLink *link)
 static int is_full_range(const AVFilterLink *link)
 {
     return link->color_range == AVCOL_RANGE_JPEG ||
-           av_pix_fmt_desc_get(link->format)->flags & AV_PIX_FMT_FLAG_RGB;
+           av_pix_fmt_desc_get(picture_format(link))->flags & AV_PIX_FMT_FLAG_RGB;
 }
 
 /**
@@ -659,17 +685,121 @@ static int convert_alpha(AVFilterContext *ctx, AVFrame *out, const AVFrame *prop
     return 0;
 }
 
+/**
+ * Check that frames in a GPU's memory can be taken and given.
+ */
+static int check_hw_frames(AVFilterContext *ctx)
+{
+    const AVFilterLink *inlink  = ctx->inputs[0];
+    const AVFilterLink *outlink = ctx->outputs[0];
+
+    if ((inlink->format == AV_PIX_FMT_CUDA) != (outlink->format == AV_PIX_FMT_CUDA)) {
+        av_log(ctx, AV_LOG_ERROR, "Frames come in as %s, but are wanted as %s; put %s this filter\n",
+               av_get_pix_fmt_name(inlink->format), av_get_pix_fmt_name(outlink->format),
+               inlink->format == AV_PIX_FMT_CUDA ? "hwdownload behind" : "hwupload_cuda in front of");
+        return AVERROR(EINVAL);
+    }
+    if (inlink->format != AV_PIX_FMT_CUDA)
+        return 0;
+    if (!ff_filter_link(ctx->inputs[0])->hw_frames_ctx) {
+        av_log(ctx, AV_LOG_ERROR, "CUDA frames come in without a hardware frames context\n");
+        return AVERROR(EINVAL);
+    }
+    if (!is_engine_format(picture_format(inlink)) || alpha_component(picture_format(inlink))) {
+        av_log(ctx, AV_LOG_ERROR, "CUDA frames of the format %s are not taken; "
+               "those of nv12, p010, yuv420p and other YUV formats are\n",
+               av_get_pix_fmt_name(picture_format(inlink)));
+        return AVERROR(EINVAL);
+    }
+    return 0;
+}
+
+/**
+ * Make output frames for the device of the input frames, and of their format.
+ */
+static int init_hw_frames(AVFilterContext *ctx)
+{
+    AVFilterLink *outlink = ctx->outputs[0];
+    FilterLink *in  = ff_filter_link(ctx->inputs[0]);
+    FilterLink *out = ff_filter_link(outlink);
+    AVHWFramesContext *frames;
+    int ret;
+
+    if (outlink->format != AV_PIX_FMT_CUDA)
+        return 0;
+
+    frames = (AVHWFramesContext *)in->hw_frames_ctx->data;
+    av_buffer_unref(&out->hw_frames_ctx);
+    out->hw_frames_ctx = av_hwframe_ctx_alloc(frames->device_ref);
+    if (!out->hw_frames_ctx)
+        return AVERROR(ENOMEM);
+
+    frames = (AVHWFramesContext *)out->hw_frames_ctx->data;
+    frames->format    = AV_PIX_FMT_CUDA;
+    frames->sw_format = picture_format(ctx->inputs[0]);
+    frames->width     = outlink->w;
+    frames->height    = outlink->h;
+    ret = ff_filter_init_hw_frames(ctx, outlink, 1);
+    if (ret < 0)
+        return ret;
+    return av_hwframe_ctx_init(out->hw_frames_ctx);
+}
+
+/**
+ * The device option; where nothing is said, CUDA frames choose the GPU they are on.
+ *
+ * @param name memory for the name of a GPU
+ */
+static int choose_device(AVFilterContext *ctx, const char **device, char *name, size_t name_size)
+{
+    FlashVSRFilterContext *s = ctx->priv;
+
+    *device = s->device;
+#if CONFIG_CUDA
+    if (ctx->inputs[0]->format == AV_PIX_FMT_CUDA && !s->multi_gpu && (!s->device || !strcmp(s->device, "auto"))) {
+        const FilterLink *in = ff_filter_link(ctx->inputs[0]);
+        const AVHWFramesContext *frames = (const AVHWFramesContext *)in->hw_frames_ctx->data;
+        const AVCUDADeviceContext *cuda = frames->device_ctx->hwctx;
+        CudaFunctions *cu = cuda->internal->cuda_dl;
+        CUcontext popped;
+        CUdevice gpu;
+        CUresult result;
+
+        result = cu->cuCtxPushCurrent(cuda->cuda_ctx);
+        if (result == CUDA_SUCCESS) {
+            result = cu->cuCtxGetDevice(&gpu);
+            cu->cuCtxPopCurrent(&popped);
+        }
+        if (result != CUDA_SUCCESS) {
+            av_log(ctx, AV_LOG_ERROR, "The GPU of the CUDA frames is not known (CUDA error %d)\n", result);
+            return AVERROR_EXTERNAL;
+        }
+        snprintf(name, name_size, "cuda:%d", gpu);
+        *device = name;
+    }
+#endif
+    return 0;
+}
+
 static int config_output(AVFilterLink *outlink)
 {
     AVFilterContext *ctx = outlink->src;
     const AVFilterLink *inlink = ctx->inputs[0];
     FlashVSRFilterContext *s = ctx->priv;
     FlashVSRSettings settings;
+    char gpu[32];
     int ret;
 
     free_engine(s);
 
+    ret = check_hw_frames(ctx);
+    if (ret < 0)
+        return ret;
+
     flashvsr_settings_default(&settings);
+    ret = choose_device(ctx, &settings.device, gpu, sizeof(gpu));
+    if (ret < 0)
+        return ret;
     ret = eval_sizes(ctx, &settings.out_width, &settings.out_height);
     if (ret < 0)
         return ret;
@@ -677,7 +807,6 @@ static int config_output(AVFilterLink *outlink)
     settings.height       = inlink->h;
     settings.scale        = s->scale;
     settings.model_dir    = s->model;
-    settings.device       = s->device;
     settings.precision    = s->precision;
     settings.version      = !s->version     ? FLASHVSR_VERSION_AUTO :
                             s->version == 1 ? FLASHVSR_VERSION_1 : FLASHVSR_VERSION_1_1;
@@ -713,6 +842,9 @@ static int config_output(AVFilterLink *outlink)
          outlink->colorspace == AVCOL_SPC_UNSPECIFIED && !ff_fmt_is_regular_yuv(inlink->format)))
         outlink->colorspace = AVCOL_SPC_BT709;
 
+    ret = init_hw_frames(ctx);
+    if (ret < 0)
+        return ret;
     ret = init_conversion(&s->from_input, inlink);
     if (ret < 0)
         return ret;
@@ -756,10 +888,10 @@ static FlashVSRFrame link_picture(const AVFilterLink *link, const Conversion *co
                                                                                  link->colorspace;
     FlashVSRFrame picture;
 
-    describe_format(&picture, conversion->rgb ? conversion->rgb->format : link->format);
+    describe_format(&picture, conversion->rgb ? conversion->rgb->format : picture_format(link));
     picture.width  = link->w;
     picture.height = link->h;
-    picture.memory = FLASHVSR_MEMORY_HOST;
+    picture.memory = link->format == AV_PIX_FMT_CUDA ? FLASHVSR_MEMORY_CUDA : FLASHVSR_MEMORY_HOST;
     if (picture.format == FLASHVSR_PIXEL_FORMAT_YUV) {
         const AVLumaCoefficients *luma = av_csp_luma_coeffs_from_avcsp(matrix);
 
@@ -784,6 +916,14 @@ static void map_planes(FlashVSRFrame *picture, const AVFrame *frame)
         picture->data[i]   = frame->data[plane];
         picture->stride[i] = frame->linesize[plane];
     }
+#if CONFIG_CUDA
+    if (frame->format == AV_PIX_FMT_CUDA) {
+        const AVHWFramesContext *frames  = (const AVHWFramesContext *)frame->hw_frames_ctx->data;
+        const AVCUDADeviceContext *cuda = frames->device_ctx->hwctx;
+
+        picture->cuda_stream = cuda->stream;
+    }
+#endif
 }
 
 /**
@@ -842,6 +982,13 @@ static int send_frame(AVFilterContext *ctx, const AVFrame *in)
                "scale it to one size before this filter\n",
                s->in_w, s->in_h, av_get_pix_fmt_name(inlink->format),
                in->width, in->height, av_get_pix_fmt_name(in->format));
+        return s->error = AVERROR(EINVAL);
+    }
+    if (in->format == AV_PIX_FMT_CUDA &&
+        (!in->hw_frames_ctx || software_format(in->hw_frames_ctx) != picture_format(inlink))) {
+        av_log(ctx, AV_LOG_ERROR, "The CUDA frames changed from %s to %s in mid-stream\n",
+               av_get_pix_fmt_name(picture_format(inlink)),
+               in->hw_frames_ctx ? av_get_pix_fmt_name(software_format(in->hw_frames_ctx)) : "none");
         return s->error = AVERROR(EINVAL);
     }
 
@@ -1124,7 +1271,11 @@ static int add_formats(AVFilterFormats **formats, int (*is_supported)(enum AVPix
         if (ret < 0)
             return ret;
     }
+#if CONFIG_CUDA
+    return ff_add_format(formats, AV_PIX_FMT_CUDA);
+#else
     return 0;
+#endif
 }
 
 static int query_formats(const AVFilterContext *ctx, AVFilterFormatsConfig **cfg_in,
@@ -1178,6 +1329,7 @@ const FFFilter ff_vf_flashvsr = {
     .uninit        = uninit,
     .activate      = activate,
     .process_command = process_command,
+    .flags_internal = FF_FILTER_FLAG_HWFRAME_AWARE,
     FILTER_INPUTS(ff_video_default_filterpad),
     FILTER_OUTPUTS(flashvsr_outputs),
     FILTER_QUERY_FUNC2(query_formats),
