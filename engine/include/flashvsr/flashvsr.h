@@ -229,8 +229,8 @@ typedef struct FlashVSRFrame {
     int depth;
     /** For FLASHVSR_PIXEL_FORMAT_YUV alone. */
     FlashVSRYuv yuv;
-    /** enum FlashVSRMemory. CUDA memory needs a context one of whose devices is a GPU, the same or, more
-     *  slowly, another. */
+    /** enum FlashVSRMemory. CUDA memory needs a GPU among the devices of the context; another GPU than its own
+     *  is slower. */
     int memory;
     /** For CUDA memory: a CUstream of the context that the planes were allocated in, NULL for its default
      *  stream. What it was given before a call is done before the planes are read or written. When the call
