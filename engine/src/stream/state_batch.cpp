@@ -67,16 +67,28 @@ template <typename Copy> void move_parts(StreamState &state, const at::Device &d
     std::vector<StatePart> all = parts_of(state);
     for (at::Tensor *table : {&state.dit.rope_y, &state.dit.rope_x, &state.dit.local_mask})
         all.push_back({table, false});
-    std::optional<at::Device> from;
-    for (size_t i = 0; i < all.size(); i++) {
-        at::Tensor &tensor = *all[i].tensor;
-        if (!tensor.defined() || tensor.device() == device)
-            continue;
-        from = tensor.device();
-        tensor = all[i].ring ? copy(tensor, i) : queue_copy(tensor, device);
+    std::vector<at::Tensor> copies(all.size()); // until the copying is done, also where memory runs out
+    std::optional<at::Device> gpu;
+    const auto wait = [&] {
+        if (gpu)
+            synchronize_stream(*gpu);
+    };
+    try {
+        for (size_t i = 0; i < all.size(); i++) {
+            const at::Tensor &tensor = *all[i].tensor;
+            if (!tensor.defined() || tensor.device() == device)
+                continue;
+            gpu = device.is_cpu() ? tensor.device() : device;
+            copies[i] = all[i].ring ? copy(tensor, i) : queue_copy(tensor, device);
+        }
+    } catch (...) {
+        wait();
+        throw;
     }
-    if (from)
-        synchronize_stream(device.is_cpu() ? *from : device);
+    wait();
+    for (size_t i = 0; i < all.size(); i++)
+        if (copies[i].defined())
+            *all[i].tensor = copies[i];
 }
 
 /// Windows of a ring's slot.
