@@ -77,11 +77,92 @@ TEST(SegmentPlanner, ChosenLengthsKeepLatentsAlignedAndFollowMemory) {
     for (const int64_t overlap : {0, 1, 10, 25}) {
         int64_t before = 1000;
         for (const int64_t free_gib : {1000, 100, 10, 1, 0}) {
-            const int64_t length = choose_segment_length(overlap, 2, int64_t{3} << 25, free_gib << 30);
+            const int64_t length = choose_segment_length(overlap, 512, int64_t{3} << 26, free_gib << 30);
             EXPECT_EQ((length - overlap) % 4, 0);
-            EXPECT_GE(length, 2 * overlap);
+            EXPECT_GT(length, 2 * overlap);
             EXPECT_LE(length, before);
             before = length;
+        }
+    }
+}
+
+/// The segments of a clip, planned in rounds as frames come.
+std::vector<Segment> plan_rounds(int64_t frames, int64_t length, int64_t overlap, int64_t workers,
+                                 const std::vector<int64_t> &cuts = {}) {
+    RoundPlanner planner(length, overlap, workers);
+    std::vector<Segment> segments;
+    const auto add = [&](int64_t seen, bool ended) {
+        for (const Segment &segment : planner.plan(seen - planner.begin(), ended))
+            segments.push_back(segment);
+    };
+    for (int64_t i = 0; i < frames; i++) {
+        if (std::find(cuts.begin(), cuts.end(), i) != cuts.end())
+            planner.add_cut(i);
+        if (i + 1 - planner.begin() >= planner.frames_wanted())
+            add(i + 1, false);
+    }
+    while (planner.begin() < frames)
+        add(frames, true);
+    return segments;
+}
+
+TEST(RoundPlanner, NeighboursShareTheOverlapAndNothingIsLeftOut) {
+    for (const int64_t workers : {2, 3, 8})
+        for (const int64_t overlap : {0, 1, 10, 25})
+            for (const int64_t length :
+                 {choose_segment_length(overlap, 0, 1, 0), overlap + 64, overlap + 200})
+                for (int64_t frames = 1; frames <= 1000; frames++) {
+                    SCOPED_TRACE(concat(frames, " frames, ", workers, " workers, segments of ", length,
+                                        " that share ", overlap));
+                    const std::vector<Segment> segments = plan_rounds(frames, length, overlap, workers);
+                    ASSERT_NO_FATAL_FAILURE(expect_cover(segments, frames, overlap));
+                    for (const Segment &segment : segments)
+                        ASSERT_EQ(segment.shared_from,
+                                  segment.end == frames ? frames : segment.end - overlap);
+                }
+}
+
+/// Segments costs: its frames, and about eight for the cold start. Workers take them in turn.
+TEST(RoundPlanner, WorkersEndTogether) {
+    constexpr int64_t overlap = 10, cold_start = 8;
+    for (const int64_t workers : {2, 4, 8})
+        for (int64_t frames = workers * 150; frames <= 20000; frames += 37) {
+            std::vector<int64_t> work(workers);
+            for (const Segment &segment : plan_rounds(frames, 1022, overlap, workers))
+                *std::min_element(work.begin(), work.end()) += segment.end - segment.begin + cold_start;
+            const int64_t longest = *std::max_element(work.begin(), work.end());
+            EXPECT_LE(static_cast<double>(longest * workers),
+                      1.15 * static_cast<double>(frames) + 4 * workers)
+                << frames << " frames, " << workers << " workers";
+        }
+}
+
+TEST(RoundPlanner, ACutThatIsNearBecomesTheBorder) {
+    // Two parts of 100 frames each would meet at 96 or so; the cut at 104 is nearer than the one at 85.
+    const std::vector<Segment> segments = plan_rounds(200, 1022, 10, 2, {20, 85, 104});
+    ASSERT_EQ(segments.size(), 2U);
+    EXPECT_EQ(segments[0].end, 104);
+    EXPECT_TRUE(segments[0].ends_at_cut);
+    EXPECT_EQ(segments[1].begin, 104);
+    EXPECT_EQ(segments[1].fade, 0);
+    EXPECT_EQ(segments[1].end, 200);
+    // Whatever the cuts, every frame has its place, and no three segments meet.
+    std::mt19937 random(5);
+    for (int round = 0; round < 200; round++) {
+        const auto frames = static_cast<int64_t>(1 + random() % 1500),
+                   workers = static_cast<int64_t>(2 + round % 3);
+        std::vector<int64_t> cuts;
+        for (int64_t i = 1; i < frames; i++)
+            if (random() % 40 == 0)
+                cuts.push_back(i);
+        const std::vector<Segment> planned = plan_rounds(frames, 74, 10, workers, cuts);
+        ASSERT_EQ(planned.front().begin, 0);
+        ASSERT_EQ(planned.back().end, frames);
+        for (size_t i = 1; i < planned.size(); i++) {
+            ASSERT_EQ(planned[i].begin, planned[i - 1].end - planned[i].fade);
+            ASSERT_EQ(planned[i].fade, planned[i - 1].ends_at_cut ? 0 : 10);
+            ASSERT_GT(planned[i].end, planned[i - 1].end);
+            ASSERT_TRUE(i < 2 || planned[i].begin >= planned[i - 2].end);
         }
     }
 }
@@ -160,16 +241,40 @@ TEST(SegmentPipeline, CutsAtScenesNeedNoMix) {
                     expected_segments(options, pictures, segments), segments);
 }
 
+TEST(SegmentPipeline, SegmentsThatAreChosenAreThoseOfTheRounds) {
+    const c10::InferenceMode guard;
+    const Log log;
+    // Lengths such that there are no whole round, one, and two.
+    for (const auto &[frames, workers, cuts] : {std::tuple<int64_t, size_t, std::vector<int64_t>>{20, 2, {}},
+                                                {90, 2, {}},
+                                                {100, 3, {40}},
+                                                {150, 2, {46}},
+                                                {240, 2, {}}}) {
+        PipelineOptions options;
+        options.stream = test::stream_options(input_size);
+        options.multi_gpu = MultiGpu::frames;
+        options.longest_segment = 50;
+        const std::vector<PicturePtr> pictures = test::moving_pictures(input_size, frames, cuts);
+        const std::vector<Segment> segments =
+            plan_rounds(frames, 50, options.overlap, static_cast<int64_t>(workers), cuts);
+        SCOPED_TRACE(concat(frames, " frames on ", workers, " workers in ", segments.size(), " segments"));
+        expect_segments(test::run_pipeline(options, workers, pictures, log),
+                        expected_segments(options, pictures, segments), segments);
+    }
+}
+
 TEST(SegmentPipeline, EveryLengthComesBackWholeFromSeveralWorkers) {
     const c10::InferenceMode guard;
     const Log log;
     PipelineOptions options;
     options.stream = test::stream_options(input_size);
     options.multi_gpu = MultiGpu::frames;
-    options.segment = 22;
-    for (int64_t frames = 0; frames <= 60; frames += 3)
-        EXPECT_EQ(test::run_pipeline(options, 2, test::moving_pictures(input_size, frames), log).size(),
-                  static_cast<size_t>(frames));
+    for (const int64_t segment : {22, 0}) {
+        options.segment = segment;
+        for (int64_t frames = 0; frames <= 60; frames += 3)
+            EXPECT_EQ(test::run_pipeline(options, 2, test::moving_pictures(input_size, frames), log).size(),
+                      static_cast<size_t>(frames));
+    }
 }
 
 TEST(SegmentPipeline, OneEndlessSegmentEqualsItsStream) {
@@ -187,7 +292,7 @@ TEST(SegmentPipeline, OneEndlessSegmentEqualsItsStream) {
     }
 }
 
-/// One stream and tiles give packed pictures where they are told to; segments give pixels, which are mixed.
+/// Packed pictures where they are told to, but pixels where segments are mixed.
 TEST(Pictures, ComeInTheFormatThatTheirPlaceHas) {
     const std::vector<PicturePtr> clip = test::moving_pictures({32, 32}, 30);
     const Log log;
@@ -209,10 +314,37 @@ TEST(Pictures, ComeInTheFormatThatTheirPlaceHas) {
             EXPECT_TRUE(at::equal(packed[i].narrow(0, 0, expected.numel()), expected)) << i;
         }
     }
+}
+
+/// Packed pictures, but pixels in the chunks in which segments are mixed.
+TEST(Pictures, OfSegmentsAreMixedBeforeTheyArePacked) {
+    constexpr int64_t frames = 90;
+    const std::vector<PicturePtr> clip = test::moving_pictures({32, 32}, frames);
+    const Log log;
+    PipelineOptions options;
+    options.stream = test::stream_options({32, 32});
     options.multi_gpu = MultiGpu::frames;
-    options.segment = 20;
-    options.overlap = 4;
-    EXPECT_EQ(test::run_pipeline(options, 2, clip, log).front().scalar_type(), at::kFloat);
+    const std::vector<at::Tensor> pixels = test::run_pipeline(options, 2, clip, log);
+    const Size size = options.stream.output;
+    const PictureFormat rgb{FLASHVSR_PIXEL_FORMAT_RGB, 10, {}};
+    options.stream.format_at = [&](int64_t) { return std::optional(rgb); };
+    const std::vector<at::Tensor> mixed = test::run_pipeline(options, 2, clip, log);
+    ASSERT_EQ(mixed.size(), clip.size());
+    const std::vector<Segment> segments = plan_rounds(frames, 1022, options.overlap, 2);
+    ASSERT_EQ(segments.size(), 2U);
+    int64_t packed = 0;
+    for (int64_t i = 0; i < frames; i++) {
+        if (mixed[i].scalar_type() == at::kFloat) {
+            EXPECT_TRUE(at::equal(mixed[i], pixels[i])) << i;
+            continue;
+        }
+        EXPECT_TRUE(i < segments[1].begin || i >= segments[0].end) << i;
+        const at::Tensor expected = at::empty({picture_bytes(rgb, size)}, at::kByte);
+        PictureConverter(rgb, size, at::kCPU).from_pixels(pixels[i], expected);
+        EXPECT_TRUE(at::equal(mixed[i], expected)) << i;
+        packed++;
+    }
+    EXPECT_GE(packed, 37) << "the chunks outside the overlap";
 }
 
 TEST(Faults, WhenNoWorkerIsLeftTheErrorComesOut) {
@@ -411,6 +543,7 @@ TEST(Cancelling, ClosingInTheMiddleTakesNoTime) {
         PipelineOptions options;
         options.stream = test::stream_options({64, 64});
         options.multi_gpu = mode;
+        options.segment = mode == MultiGpu::frames ? 40 : 0; // frames are worked on as they come
         auto pipeline = make_pipeline(options, test::cpu_workers(2), log);
         for (const PicturePtr &picture : test::moving_pictures({64, 64}, 30))
             pipeline->send(picture);

@@ -191,8 +191,8 @@ typedef struct FlashVSRSettings {
     int multi_gpu;
     /** Output frames that neighbouring segments share and are cross-faded over. Default 10. */
     int overlap;
-    /** Frames of a segment, at least two overlaps. 0 (default): one endless segment on one device,
-     *  chosen from memory and number of devices on several. */
+    /** Frames of a segment, at least two overlaps. 0 (default): one endless segment on one device, equal parts
+     *  that fit the memory on several, which wait until enough frames have come. */
     int segment;
     /** enum FlashVSRTiled. Default auto. */
     int tiled;

@@ -27,6 +27,10 @@ public:
     at::Tensor to_tensor(PictureConverters &converters) const;
     at::Tensor to_tensor(const at::Device &device = at::kCPU) const;
 
+    /// What it takes of memory.
+    int64_t bytes() const { return picture_bytes(format_, size_); }
+    bool on_gpu() const { return on_gpu_ != nullptr; }
+
     /// Mean absolute difference of the luma or green planes, percent of white: how much of the picture
     /// changed. 100 where the formats differ.
     double difference(const HeldPicture &other) const;

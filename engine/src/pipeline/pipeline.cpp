@@ -58,9 +58,6 @@ std::unique_ptr<Pipeline> make_pipeline(const PipelineOptions &options, std::vec
     }
     if (chosen.multi_gpu == MultiGpu::off)
         devices.erase(devices.begin() + 1, devices.end());
-    // Segments are cross-faded before they are converted.
-    if (chosen.multi_gpu == MultiGpu::frames || chosen.segment > 0)
-        chosen.stream.format_at = nullptr;
     if (chosen.multi_gpu == MultiGpu::tiles)
         return std::make_unique<TilePipeline>(chosen, std::move(devices), log);
     return std::make_unique<SegmentPipeline>(chosen, std::move(devices), log);

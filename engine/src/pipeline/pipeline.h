@@ -63,6 +63,9 @@ struct PipelineOptions {
     MultiGpu multi_gpu = MultiGpu::off;
     int64_t overlap = 10; ///< output frames that neighbouring segments share
     int64_t segment = 0;  ///< frames of a segment; 0: one endless segment on one device, chosen for several
+    /// Frames of one that is chosen, at most: it costs as much as about 18 frames more than it gives, so
+    /// longer ones gain little and fill the memory.
+    int64_t longest_segment = 1024;
     /// Called by a worker before each of its steps; what it throws is the worker's failure. For tests.
     std::function<void(size_t worker, int64_t step)> before_step;
     /// Called before a picture of a worker is waited for; what it throws is the worker's failure. For tests.

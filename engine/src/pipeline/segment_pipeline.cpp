@@ -17,14 +17,31 @@ constexpr int64_t read_ahead = schedule::first_frames_in + schedule::frames_per_
 // An endless segment waits with a finished chunk until the one before it is taken.
 constexpr size_t output_low_water = schedule::frames_per_chunk;
 
-/// One device makes one endless segment unless a length is asked for; several need a length.
-int64_t segment_length(const PipelineOptions &options, size_t devices) {
-    if (options.segment > 0 || devices < 2)
-        return options.segment;
-    const Size output = options.stream.output;
-    const int64_t picture_bytes = 3 * output.width * output.height * static_cast<int64_t>(sizeof(float));
-    return choose_segment_length(options.overlap, static_cast<int64_t>(devices), picture_bytes,
-                                 host_memory().free);
+// Segments for each worker that are begun and not given out: the one it makes, and one that waits its turn.
+constexpr size_t segments_per_worker = 2;
+// Pictures that wait on a GPU are a small part of what the network leaves of its memory.
+constexpr int64_t gpu_share = 4;
+
+/// Frames of the segments of a round, from what is held for each frame of their length.
+int64_t round_length(const PipelineOptions &options, const std::vector<WorkerDevice> &devices,
+                     const HeldPicture &input) {
+    const auto workers = static_cast<int64_t>(devices.size());
+    const StreamOptions &stream = options.stream;
+    const std::optional<PictureFormat> format =
+        stream.format_at ? stream.format_at(stream.first_frame) : std::nullopt;
+    const int64_t pixels = stream.output.width * stream.output.height,
+                  output_bytes = format ? picture_bytes(*format, stream.output)
+                                        : 3 * pixels * static_cast<int64_t>(sizeof(float));
+    // Those of the round under way, which a failure may need again, and those that the next is planned from.
+    const int64_t inputs_bytes = (2 * workers + 1) * input.bytes(),
+                  outputs_bytes = static_cast<int64_t>(segments_per_worker) * workers * output_bytes;
+    const auto length = [&](int64_t bytes_per_frame, int64_t free_bytes) {
+        return choose_segment_length(options.overlap, options.longest_segment, bytes_per_frame, free_bytes);
+    };
+    if (!input.on_gpu())
+        return length(inputs_bytes + outputs_bytes, host_memory().free);
+    return std::min(length(outputs_bytes, host_memory().free),
+                    length(inputs_bytes, devices.front().memory().free / gpu_share));
 }
 
 } // namespace
@@ -32,12 +49,9 @@ int64_t segment_length(const PipelineOptions &options, size_t devices) {
 SegmentPipeline::SegmentPipeline(const PipelineOptions &options, std::vector<WorkerDevice> devices,
                                  const Log &log)
     : options_(options), devices_(std::move(devices)), log_(log), keep_inputs_(devices_.size() > 1),
-      planner_(segment_length(options, devices_.size()), options.overlap), stats_(devices_.size()),
-      steps_(devices_.size()) {
+      in_rounds_(options.segment == 0 && devices_.size() > 1), planner_(options.segment, options.overlap),
+      stats_(devices_.size()), steps_(devices_.size()) {
     stream_grid(options_.stream); // its errors belong to the opening, not to the first frame
-    if (planner_.splits())
-        log_(LogLevel::verbose, "segments of ", segment_length(options, devices_.size()),
-             " frames that share ", options_.overlap);
     for (size_t i = 0; i < devices_.size(); i++)
         stats_[i].device = devices_[i].name;
     for (size_t i = 0; i < devices_.size(); i++)
@@ -55,6 +69,8 @@ bool SegmentPipeline::full() const {
 }
 
 bool SegmentPipeline::full_locked() const {
+    if (in_rounds_)
+        return rounds_ && static_cast<int64_t>(waiting_.size()) >= rounds_->frames_wanted();
     if (jobs_.empty())
         return false;
     const Job &newest = jobs_.back();
@@ -71,13 +87,20 @@ void SegmentPipeline::send(PicturePtr picture) {
     throw_failure();
     if (flushed_)
         fail(EINVAL, "a frame was sent after the flush");
-    deal(picture);
+    const bool cut =
+        (in_rounds_ || planner_.splits()) && last_ && scenes_.is_cut(picture->difference(*last_));
+    if (in_rounds_)
+        hold(picture, cut);
+    else
+        deal(picture, cut);
+    last_ = picture;
+    frames_in_++;
+    plan_rounds();
     changed_.notify_all();
 }
 
 /// Give a picture to every segment that needs it.
-void SegmentPipeline::deal(const PicturePtr &picture) {
-    const bool cut = planner_.splits() && last_ && scenes_.is_cut(picture->difference(*last_));
+void SegmentPipeline::deal(const PicturePtr &picture, bool cut) {
     const std::optional<Segment> begun =
         planner_.begin_at(frames_in_, cut, jobs_.empty() ? nullptr : &jobs_.back().segment);
     if (begun) {
@@ -92,15 +115,47 @@ void SegmentPipeline::deal(const PicturePtr &picture) {
         job.inputs.push_back(picture);
         job.closed = frames_in_ + 1 >= job.segment.end + schedule::look_ahead;
     }
-    last_ = picture;
-    frames_in_++;
+}
+
+/// Keep a picture for a round.
+void SegmentPipeline::hold(const PicturePtr &picture, bool cut) {
+    if (!rounds_) {
+        const int64_t length = round_length(options_, devices_, *picture);
+        rounds_.emplace(length, options_.overlap, static_cast<int64_t>(devices_.size()));
+        log_(LogLevel::verbose, "segments of up to ", length, " frames that share ", options_.overlap);
+    }
+    if (cut)
+        rounds_->add_cut(frames_in_);
+    waiting_.push_back(picture);
+}
+
+/// Begin the next round where every segment is being made and enough frames wait.
+void SegmentPipeline::plan_rounds() {
+    const auto being_made = [&] {
+        return std::none_of(jobs_.begin(), jobs_.end(), [&](const Job &job) { return may_start(job); });
+    };
+    while (rounds_ && !waiting_.empty() && being_made() &&
+           (flushed_ || static_cast<int64_t>(waiting_.size()) >= rounds_->frames_wanted())) {
+        const int64_t first = rounds_->begin();
+        for (const Segment &segment : rounds_->plan(static_cast<int64_t>(waiting_.size()), flushed_)) {
+            Job job;
+            job.segment = segment;
+            job.closed = true;
+            const int64_t seen = segment.end + (segment.ends_at_cut ? 0 : schedule::look_ahead),
+                          count = std::min(seen - first, static_cast<int64_t>(waiting_.size()));
+            job.inputs.assign(waiting_.begin() + (segment.begin - first), waiting_.begin() + count);
+            jobs_.push_back(std::move(job));
+        }
+        waiting_.erase(waiting_.begin(), waiting_.begin() + (rounds_->begin() - first));
+    }
 }
 
 void SegmentPipeline::flush() {
     const std::lock_guard lock(mutex_);
-    if (!flushed_)
+    if (!flushed_ && !in_rounds_)
         end_clip();
     flushed_ = true;
+    plan_rounds();
     changed_.notify_all();
 }
 
@@ -114,6 +169,8 @@ void SegmentPipeline::end_clip() {
         job.segment.end = std::min(job.segment.end, frames_in_);
         job.closed = true;
     }
+    if (!jobs_.empty())
+        jobs_.back().segment.shared_from = jobs_.back().segment.end;
 }
 
 /// A segment is started once it is known to reach beyond its overlap.
@@ -171,21 +228,18 @@ std::optional<at::Tensor> SegmentPipeline::wait_for(const PendingPicture &pictur
 bool SegmentPipeline::next_ready() const {
     if (jobs_.empty() || frames_out_ >= jobs_.front().segment.end || !jobs_.front().has(frames_out_))
         return false;
-    if (jobs_.size() == 1)
+    if (frames_out_ < jobs_.front().segment.shared_from)
         return true;
-    const Job &after = *std::next(jobs_.begin());
-    return frames_out_ < after.segment.begin || after.has(frames_out_);
+    return jobs_.size() > 1 && std::next(jobs_.begin())->has(frames_out_);
 }
 
 SegmentPipeline::NextPicture SegmentPipeline::next() const {
     NextPicture next{jobs_.front().output(frames_out_), std::nullopt};
-    if (jobs_.size() > 1) {
+    if (frames_out_ >= jobs_.front().segment.shared_from) {
         const Job &after = *std::next(jobs_.begin());
-        if (frames_out_ >= after.segment.begin) {
-            next.weight = static_cast<double>(frames_out_ - after.segment.begin + 1) /
-                          static_cast<double>(after.segment.fade + 1);
-            next.other = after.output(frames_out_);
-        }
+        next.weight = static_cast<double>(frames_out_ - after.segment.begin + 1) /
+                      static_cast<double>(after.segment.fade + 1);
+        next.other = after.output(frames_out_);
     }
     return next;
 }
@@ -242,16 +296,27 @@ void SegmentPipeline::work(size_t worker, const std::stop_token &stop) {
     }
 }
 
+/// The oldest segment that may start, of those that the memory of finished pictures has room for.
+SegmentPipeline::JobRef SegmentPipeline::startable_job() {
+    size_t room = segments_per_worker * devices_.size();
+    auto job = jobs_.begin();
+    while (job != jobs_.end() && room > 0 && !may_start(*job)) {
+        ++job;
+        room--;
+    }
+    return room > 0 ? job : jobs_.end();
+}
+
 bool SegmentPipeline::take_job(size_t worker, JobRef &job, const std::stop_token &stop) {
     std::unique_lock lock(mutex_);
     const auto find = [&] {
-        job = std::find_if(jobs_.begin(), jobs_.end(),
-                           [&](const Job &candidate) { return may_start(candidate); });
+        job = startable_job();
         return job != jobs_.end() || stats_[worker].failed;
     };
     if (!changed_.wait(lock, stop, find) || stats_[worker].failed)
         return false;
     job->running = true;
+    plan_rounds();
     changed_.notify_all();
     return true;
 }
@@ -264,9 +329,32 @@ SegmentPipeline::Worker SegmentPipeline::make_worker(size_t index) const {
             StepTimer(device.model->placement.device)};
 }
 
+/// The caller may end a segment earlier meanwhile.
+Segment SegmentPipeline::segment_of(const Job &job) const {
+    const std::lock_guard lock(mutex_);
+    return job.segment;
+}
+
+/// How a segment is run. What it shares with another stays pixels, which are mixed.
+StreamOptions SegmentPipeline::stream_options(const Segment &segment) const {
+    StreamOptions options = options_.stream;
+    if (in_rounds_ || planner_.splits()) {
+        options.on_gpu_at = nullptr;
+        if (options.format_at)
+            options.format_at = [format_at = options.format_at, first = options.first_frame,
+                                 own = segment.begin + segment.fade, shared = segment.shared_from](
+                                    int64_t place) -> std::optional<PictureFormat> {
+                return place - first < own || place - first >= shared ? std::nullopt : format_at(place);
+            };
+    }
+    options.first_frame += segment.begin;
+    return options;
+}
+
 void SegmentPipeline::run(Worker &worker, Job &job, const std::stop_token &stop) {
-    StreamOptions options = worker.options;
-    options.first_frame += job.segment.begin;
+    StreamOptions options = stream_options(segment_of(job));
+    options.tile = worker.options.tile;
+    options.fallback_tiles = worker.options.fallback_tiles;
     FrameStream stream(devices_[worker.index].model, options, worker.planner, log_);
     PictureConverters converters(devices_[worker.index].model->placement.device);
     Observer observer;
@@ -313,7 +401,7 @@ void SegmentPipeline::run(Worker &worker, Job &job, const std::stop_token &stop)
         stats.busy_seconds += worker.timer.take_seconds();
         stats.tile = stream.tile();
         stats.batches.add(stream.planner().take_record());
-        if (!planner_.splits() &&
+        if (!in_rounds_ && !planner_.splits() &&
             !changed_.wait(lock, stop, [&] { return job.outputs.size() <= output_low_water; }))
             fail(ECANCELED, "the work was cancelled");
         for (const PendingPicture &picture : pictures) {

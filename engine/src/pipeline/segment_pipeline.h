@@ -15,8 +15,9 @@
 namespace flashvsr {
 
 /// Segments dealt to whichever device is free, and their pictures given out in order, cross-faded where
-/// segments overlap. A device that fails, at a step or when its pictures are waited for, has its segment run
-/// again from its start by another.
+/// segments overlap. Segments of a length that is asked for get their pictures as they come; others are
+/// planned in rounds, from pictures that wait. A device that fails, at a step or when its pictures are waited
+/// for, has its segment run again from its start by another.
 class SegmentPipeline : public Pipeline {
 public:
     SegmentPipeline(const PipelineOptions &options, std::vector<WorkerDevice> devices, const Log &log);
@@ -63,8 +64,14 @@ private:
     bool may_start(const Job &job) const;
     void drop_finished();
     bool full_locked() const;
-    void deal(const PicturePtr &picture);
+    void deal(const PicturePtr &picture, bool cut);
+    void begin_job(const Segment &segment);
+    void hold(const PicturePtr &picture, bool cut);
+    void plan_rounds();
     void end_clip();
+    JobRef startable_job();
+    Segment segment_of(const Job &job) const;
+    StreamOptions stream_options(const Segment &segment) const;
     bool next_ready() const;
     /// A picture, and the one of the next segment that it fades into, if it does.
     struct NextPicture {
@@ -82,9 +89,13 @@ private:
     const Log &log_;
     const bool keep_inputs_; ///< for running a segment again
 
+    const bool in_rounds_;
+
     mutable std::mutex mutex_;
     std::condition_variable_any changed_;
-    SegmentPlanner planner_;
+    SegmentPlanner planner_;             ///< where segments are not planned in rounds
+    std::optional<RoundPlanner> rounds_; ///< from the first picture on, where they are
+    std::deque<PicturePtr> waiting_;     ///< for a round: frames rounds_->begin() ...
     SceneDetector scenes_;
     PicturePtr last_;
     std::list<Job> jobs_;

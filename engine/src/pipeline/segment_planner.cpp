@@ -13,9 +13,31 @@ namespace {
 
 // How far before its regular end a segment may end for the sake of a cut, as a part of its length.
 constexpr int64_t cut_window_divisor = 4;
-// Long enough that 25 frames of warm-up and the overlap are a small part, short enough to spread a short
-// clip.
-constexpr int64_t longest_segment = 256, shortest_steps = 4;
+// A first chunk and some more, of which the cold start is not most.
+constexpr int64_t shortest_stride = 32;
+// Of strides: they keep the latents of all segments aligned, which hold four frames each.
+constexpr int64_t alignment = 4;
+// How far from its regular place a border may be for the sake of a cut, as a part of a segment's length: what
+// one worker may do more than another.
+constexpr int64_t cut_distance_divisor = 8;
+// How much shorter the first round is. Its workers wait until the frames of that round and of half another
+// have come.
+constexpr int64_t first_round_divisor = 4;
+
+int64_t round_up(int64_t value, int64_t multiple) {
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+/// A stride at which no three segments share a frame, whatever cuts do to borders.
+int64_t least_stride(int64_t overlap) {
+    return round_up(std::max(shortest_stride, 2 * overlap), alignment);
+}
+
+/// Frames of the first round's segments.
+int64_t first_length(int64_t longest, int64_t overlap) {
+    const int64_t stride = (longest - overlap) / first_round_divisor / alignment * alignment;
+    return std::max(stride, std::min(longest - overlap, least_stride(overlap))) + overlap;
+}
 
 } // namespace
 
@@ -36,7 +58,9 @@ SegmentPlanner::SegmentPlanner(int64_t length, int64_t overlap) : length_(length
 
 std::optional<Segment> SegmentPlanner::begin_at(int64_t frame, bool scene_cut, Segment *current) {
     const auto segment = [&](int64_t fade) {
-        return Segment{frame, length_ > 0 ? frame + length_ : Segment::open_end, fade, false};
+        if (length_ == 0)
+            return Segment{};
+        return Segment{frame, frame + length_, fade, frame + length_ - overlap_, false};
     };
     if (!current)
         return segment(0);
@@ -45,20 +69,63 @@ std::optional<Segment> SegmentPlanner::begin_at(int64_t frame, bool scene_cut, S
     const int64_t next = current->begin + length_ - overlap_;
     if (scene_cut && frame <= next && frame >= next - length_ / cut_window_divisor &&
         frame > current->begin + current->fade) {
-        current->end = frame;
+        current->end = current->shared_from = frame;
         current->ends_at_cut = true;
         return segment(0);
     }
     return frame == next ? std::optional(segment(overlap_)) : std::nullopt;
 }
 
-int64_t choose_segment_length(int64_t overlap, int64_t workers, int64_t picture_bytes, int64_t free_bytes) {
-    const int64_t budget = free_bytes / 4 / std::max<int64_t>(1, workers * picture_bytes);
-    // Whole chunks, and a stride that is a multiple of four frames keeps the latents of all segments aligned.
-    const int64_t shortest = std::max(2 * overlap, overlap + shortest_steps * schedule::frames_per_chunk);
-    const int64_t stride =
-        (std::clamp(budget, shortest, std::max(shortest, longest_segment)) - overlap) / 4 * 4;
-    return std::max(stride, (overlap + 3) / 4 * 4) + overlap;
+RoundPlanner::RoundPlanner(int64_t length, int64_t overlap, int64_t workers)
+    : longest_(length), length_(first_length(length, overlap)), overlap_(overlap), workers_(workers) {}
+
+/// Frames from a segment's begin to the next one's, where the clip ends after `frames`.
+int64_t RoundPlanner::stride(int64_t frames) const {
+    if (frames >= frames_wanted())
+        return length_ - overlap_;
+    return std::max(round_up((frames - overlap_ + workers_ - 1) / workers_, alignment),
+                    least_stride(overlap_));
+}
+
+std::optional<int64_t> RoundPlanner::cut_near(int64_t frame, int64_t distance) const {
+    std::optional<int64_t> nearest;
+    for (const int64_t cut : cuts_)
+        if (std::abs(cut - frame) <= (nearest ? std::abs(*nearest - frame) - 1 : distance))
+            nearest = cut;
+    return nearest;
+}
+
+std::vector<Segment> RoundPlanner::plan(int64_t frames, bool ended) {
+    const bool last = ended && frames < frames_wanted();
+    const int64_t end = begin_ + frames, first = begin_, stride = this->stride(frames);
+    std::vector<Segment> segments;
+    for (int64_t i = 1; i <= workers_; i++) {
+        const int64_t regular = first + i * stride;
+        // A segment that ends the clip has more than the overlap of its own.
+        const bool ends_clip =
+            last && (i == workers_ || end - regular <= least_stride(overlap_) / 2 + overlap_);
+        if (ends_clip) {
+            segments.push_back({begin_, end, fade_, end, false});
+            begin_ = end;
+            fade_ = 0;
+            break;
+        }
+        const std::optional<int64_t> cut = cut_near(regular, stride / cut_distance_divisor);
+        const int64_t border = cut.value_or(regular);
+        segments.push_back({begin_, cut ? border : border + overlap_, fade_, border, cut.has_value()});
+        begin_ = border;
+        fade_ = cut ? 0 : overlap_;
+    }
+    length_ = longest_;
+    while (!cuts_.empty() && cuts_.front() <= begin_)
+        cuts_.pop_front();
+    return segments;
+}
+
+int64_t choose_segment_length(int64_t overlap, int64_t longest, int64_t bytes_per_frame, int64_t free_bytes) {
+    const int64_t affordable = free_bytes / 4 / std::max<int64_t>(1, bytes_per_frame),
+                  stride = (std::min(longest, affordable) - overlap) / alignment * alignment;
+    return std::max(stride, least_stride(overlap)) + overlap;
 }
 
 } // namespace flashvsr

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <limits>
 #include <optional>
+#include <vector>
 
 namespace flashvsr {
 
@@ -12,8 +14,9 @@ struct Segment {
     static constexpr int64_t open_end = std::numeric_limits<int64_t>::max() / 2;
 
     int64_t begin = 0, end = open_end;
-    int64_t fade = 0;         ///< frames from begin on that it shares with the segment before
-    bool ends_at_cut = false; ///< what comes after is another scene: not even look-ahead is taken from it
+    int64_t fade = 0;          ///< frames from begin on that it shares with the segment before
+    int64_t shared_from = end; ///< from here on it shares its frames with the next; end where it does not
+    bool ends_at_cut = false;  ///< what comes after is another scene: not even look-ahead is taken from it
 };
 
 /// How FFmpeg measures scene changes: the mean absolute frame difference, or its change from frame to frame
@@ -50,8 +53,45 @@ private:
     int64_t length_, overlap_;
 };
 
-/// Frames of a segment where the user names none: the memory of `workers` segments of finished pictures stays
-/// under a quarter of what is free, and a segment is long against its overlap and its cold start.
-int64_t choose_segment_length(int64_t overlap, int64_t workers, int64_t picture_bytes, int64_t free_bytes);
+/// Splits a frame sequence of unknown length into rounds: a segment for each worker, all of a length, so that
+/// workers of a speed end together. The first round is short, since workers wait for its frames, and the last
+/// is what is left, in equal parts. The plan follows from the frames alone, not from who was when done. Not
+/// thread-safe.
+class RoundPlanner {
+public:
+    /// @param length  frames of a segment at most, those at its ends that it shares included; more than two
+    ///                overlaps
+    /// @param overlap frames that neighbours share
+    RoundPlanner(int64_t length, int64_t overlap, int64_t workers);
+
+    /// The first frame of the next round.
+    int64_t begin() const { return begin_; }
+
+    /// Frames from begin() on that the next round is planned from, unless the clip has ended: more than it
+    /// takes, so that no round is left with less than a part of a segment for each worker.
+    int64_t frames_wanted() const { return (workers_ + 1) * length_; }
+
+    /// A frame that begins a scene: the nearest one to a regular border becomes the border, and nothing is
+    /// shared there. Frames come in order.
+    void add_cut(int64_t frame) { cuts_.push_back(frame); }
+
+    /// The next round.
+    /// @param frames that have come from begin() on: frames_wanted() or more, or all that there are
+    /// @param ended  no more will come
+    std::vector<Segment> plan(int64_t frames, bool ended);
+
+private:
+    int64_t stride(int64_t frames) const;
+    std::optional<int64_t> cut_near(int64_t frame, int64_t distance) const;
+
+    int64_t longest_, length_, overlap_, workers_; ///< length_: of the next round
+    int64_t begin_ = 0, fade_ = 0;
+    std::deque<int64_t> cuts_; ///< from begin() on
+};
+
+/// Frames of a segment where the user names none: as many as are allowed and keep what is held under a
+/// quarter of what is free, and as many at least as make the overlap and the cold start worth while.
+/// @param bytes_per_frame of all that is held for each frame of a segment's length
+int64_t choose_segment_length(int64_t overlap, int64_t longest, int64_t bytes_per_frame, int64_t free_bytes);
 
 } // namespace flashvsr
