@@ -20,6 +20,7 @@
 #include <chrono>
 #include <cstdio>
 #include <fstream>
+#include <future>
 #include <optional>
 #include <random>
 
@@ -54,16 +55,20 @@ frames and gives 8; and peak memory.
   --tile-batch N           tiles in a step; 0: adaptive (default 1)
   --multi-gpu MODE         0, frames or tiles (default 0)
   --sparse-ratio X         (default 2)
+  --pixels yuv|rgb|float   pictures in and out: 4:2:0 or RGB of 8 bits, or RGB in that is given back as pixels of
+                           floats (default yuv)
+  --break-at N             the last worker fails at its step N of each run
   --trace FILE             list the kernels of a steady chunk on a GPU by time; the file gets every one of
                            some chunks, for Chrome's trace viewer or Perfetto
   --json FILE              write the figures as JSON too; - is standard output
 )";
 
 struct Arguments {
-    std::string model, random, device = "auto", precision = "auto", trace, json, multi_gpu = "0";
+    std::string model, random, device = "auto", precision = "auto", trace, json, multi_gpu = "0",
+                               pixels = "yuv";
     Size output{1280, 768};
     double scale = 4, sparse_ratio = 2;
-    int64_t frames = 89, runs = 2, tile = 0, tile_overlap = 24, tile_batch = 1;
+    int64_t frames = 89, runs = 2, tile = 0, tile_overlap = 24, tile_batch = 1, break_at = -1;
 };
 
 template <typename T> T number(const char *option, std::string_view text, T least) {
@@ -82,9 +87,10 @@ Size size(const char *option, const std::string &text) {
 }
 
 Arguments parse(int argc, char **argv) {
-    constexpr std::array names = {"model",      "random",    "output",       "scale", "device",
-                                  "precision",  "frames",    "runs",         "tile",  "tile-overlap",
-                                  "tile-batch", "multi-gpu", "sparse-ratio", "trace", "json"};
+    constexpr std::array names = {"model",      "random",    "output",       "scale",  "device",
+                                  "precision",  "frames",    "runs",         "tile",   "tile-overlap",
+                                  "tile-batch", "multi-gpu", "sparse-ratio", "pixels", "break-at",
+                                  "trace",      "json"};
     std::vector<option> options;
     for (const char *name : names)
         options.push_back({name, required_argument, nullptr, 0});
@@ -126,6 +132,10 @@ Arguments parse(int argc, char **argv) {
             arguments.multi_gpu = value;
         else if (name == "sparse-ratio")
             arguments.sparse_ratio = number<double>("sparse-ratio", value, 0);
+        else if (name == "pixels")
+            arguments.pixels = value;
+        else if (name == "break-at")
+            arguments.break_at = number<int64_t>("break-at", value, 0);
         else if (name == "trace")
             arguments.trace = value;
         else
@@ -158,6 +168,15 @@ MultiGpu multi_gpu_of(const Arguments &arguments) {
     fail(EINVAL, "--multi-gpu is \"", arguments.multi_gpu, "\", not 0, frames or tiles");
 }
 
+/// 8 bits of a component, BT.709 where they are Y'CbCr.
+PictureFormat format_of(const Arguments &arguments) {
+    if (arguments.pixels == "yuv")
+        return {FLASHVSR_PIXEL_FORMAT_YUV, 8, {0.2126, 0.0722, 0, 1, 1, 0, 128, 0, 0}};
+    if (arguments.pixels == "rgb" || arguments.pixels == "float")
+        return {FLASHVSR_PIXEL_FORMAT_RGB, 8, {}};
+    fail(EINVAL, "--pixels is \"", arguments.pixels, "\", not yuv, rgb or float");
+}
+
 PipelineOptions pipeline_options_of(const Arguments &arguments) {
     PipelineOptions options;
     const auto down = [&](int64_t side) {
@@ -172,26 +191,30 @@ PipelineOptions pipeline_options_of(const Arguments &arguments) {
     options.stream.batch.adaptive = arguments.tile_batch == 0;
     options.stream.batch.batch = std::max<int64_t>(1, arguments.tile_batch);
     options.multi_gpu = multi_gpu_of(arguments);
+    if (arguments.pixels != "float")
+        options.stream.format_at = [format = format_of(arguments)](int64_t) { return std::optional(format); };
     return options;
 }
 
-/// Pictures of 8-bit noise, a few that come again and again.
-std::vector<PicturePtr> make_pictures(Size size) {
+/// Pictures of noise, a few that come again and again.
+std::vector<PicturePtr> make_pictures(const PictureFormat &format, Size size) {
     constexpr int count = 4;
     std::mt19937 random(1);
     std::vector<PicturePtr> pictures;
-    std::vector<uint8_t> bytes(3 * size.width * size.height);
+    std::vector<uint8_t> bytes(picture_bytes(format, size));
     for (int i = 0; i < count; i++) {
         for (uint8_t &byte : bytes)
             byte = static_cast<uint8_t>(random());
         FlashVSRFrame frame{};
         frame.width = static_cast<int>(size.width);
         frame.height = static_cast<int>(size.height);
-        frame.format = FLASHVSR_PIXEL_FORMAT_RGB;
-        frame.depth = 8;
-        for (int plane = 0; plane < 3; plane++) {
-            frame.data[plane] = bytes.data() + plane * size.width * size.height;
-            frame.stride[plane] = size.width;
+        frame.format = format.format;
+        frame.depth = format.depth;
+        frame.yuv = format.yuv;
+        int plane = 0;
+        for (const PlaneLayout &layout : plane_layouts(format, size)) {
+            frame.data[plane] = bytes.data() + layout.offset;
+            frame.stride[plane++] = layout.row_bytes;
         }
         pictures.push_back(std::make_shared<const HeldPicture>(frame));
     }
@@ -229,6 +252,23 @@ RunFigures run(const PipelineOptions &options, const std::vector<WorkerDevice> &
     figures.seconds = seconds_since(begin);
     figures.workers = pipeline->stats();
     return figures;
+}
+
+/// The first chunks of every device, side by side: kernels are loaded and memory is taken.
+void warm_up(PipelineOptions options, const std::vector<WorkerDevice> &devices,
+             const std::vector<PicturePtr> &pictures, int64_t count, const Log &log) {
+    options.before_step = nullptr;
+    if (options.multi_gpu == MultiGpu::tiles)
+        return static_cast<void>(run(options, devices, pictures, count, log));
+    options.multi_gpu = MultiGpu::off;
+    std::vector<std::future<void>> running;
+    for (const WorkerDevice &device : devices)
+        running.push_back(std::async(std::launch::async, [&, device] {
+            const TorchGuard guard(log);
+            run(options, {device}, pictures, count, log);
+        }));
+    for (std::future<void> &device : running)
+        device.get();
 }
 
 struct ChunkFigures {
@@ -362,18 +402,19 @@ void measure(const Arguments &arguments) {
             std::fprintf(stderr, "%s\n", line.c_str());
     });
     const TorchGuard guard(log);
-    const PipelineOptions options = pipeline_options_of(arguments);
+    PipelineOptions options = pipeline_options_of(arguments);
     const ModelWeights weights = weights_of(arguments, log);
     std::vector<WorkerDevice> devices;
     std::map<std::string, std::shared_ptr<const Model>> models;
     for (const at::Device &device : parse_devices(arguments.device, options.multi_gpu != MultiGpu::off)) {
+        const DeviceScope scope(device);
         std::shared_ptr<const Model> &model = models[device.str()];
         if (!model)
             model = std::make_shared<const Model>(weights, placement_in(arguments.precision, device));
         synchronize(device);
         devices.push_back({device.str(), model, [device] { return memory_of(device); }});
     }
-    const std::vector<PicturePtr> pictures = make_pictures(options.stream.input);
+    const std::vector<PicturePtr> pictures = make_pictures(format_of(arguments), options.stream.input);
     const Size target = target_size(options.stream.output);
     std::printf("%s, %s, %lldx%lld to %lldx%lld (network %lldx%lld)\n", devices.front().name.c_str(),
                 precision_name(devices.front().model->placement),
@@ -383,7 +424,13 @@ void measure(const Arguments &arguments) {
                 static_cast<long long>(options.stream.output.height), static_cast<long long>(target.width),
                 static_cast<long long>(target.height));
 
-    run(options, devices, pictures, std::min(warm_up_frames, arguments.frames), log);
+    warm_up(options, devices, pictures, std::min(warm_up_frames, arguments.frames), log);
+    if (arguments.break_at >= 0)
+        options.before_step = [last = devices.size() - 1, step = arguments.break_at](size_t worker,
+                                                                                     int64_t at) {
+            if (worker == last && at == step)
+                fail(EIO, "asked to by --break-at ", step);
+        };
     nlohmann::json json = {{"device", devices.front().name},
                            {"output", {options.stream.output.width, options.stream.output.height}},
                            {"frames", arguments.frames},
@@ -397,9 +444,9 @@ void measure(const Arguments &arguments) {
         json["frames_per_second"].push_back(rate);
         for (const WorkerStats &worker : figures.workers)
             if (figures.workers.size() > 1)
-                std::printf("  %s: %lld chunks, busy %.1f %%\n", worker.device.c_str(),
+                std::printf("  %s: %lld chunks, busy %.1f %%%s\n", worker.device.c_str(),
                             static_cast<long long>(worker.chunks),
-                            100 * worker.busy_seconds / figures.seconds);
+                            100 * worker.busy_seconds / figures.seconds, worker.failed ? ", failed" : "");
     }
 
     const ChunkFigures chunk = measure_chunk(options, devices.front(), pictures, log);
