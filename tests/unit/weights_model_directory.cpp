@@ -84,6 +84,20 @@ TEST_F(ModelDirectory, WhatIsSavedIsLoaded) {
         }
 }
 
+TEST_F(ModelDirectory, WhatItIsIsKnownWithoutItsWeights) {
+    configure(R"({"version": "1", "color_fix": "wavelet", "name": "a name", "licence": "a licence"})");
+    for (const char *name : {dit_file_name, lq_projector_file_name, decoder_file_name, prompt_file_name})
+        write_bytes(model_ / name, "broken");
+    const ModelInfo info = read_model_info(model_, {}, Log());
+    EXPECT_EQ(info.version, Version::v1);
+    EXPECT_EQ(info.color_fix, ColorFix::wavelet);
+    EXPECT_EQ(info.name, "a name");
+    EXPECT_EQ(info.licence, "a licence");
+    EXPECT_EQ(info.directory, model_);
+    EXPECT_EQ(info.files.prompt, (model_ / prompt_file_name).string());
+    expect_error(EBADMSG, {dit_file_name}, [&] { load_weights(info, Log()); });
+}
+
 TEST_F(ModelDirectory, NotADirectoryWithAModel) {
     const auto load_from = [](const fs::path &path) { load_model_directory(path, {}, Log()); };
     expect_error(ENOENT, {"nowhere", "does not exist"}, [&] { load_from(directory_ / "nowhere"); });

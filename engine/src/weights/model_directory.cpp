@@ -140,7 +140,7 @@ void check_finite(const std::string &file, const TensorMap &tensors) {
 
 } // namespace
 
-ModelWeights load_model_directory(const fs::path &directory, std::optional<Version> version, const Log &log) {
+ModelInfo read_model_info(const fs::path &directory, std::optional<Version> version, const Log &log) {
     check_directory(directory);
     for (const char *name : {dit_file_name, lq_projector_file_name, decoder_file_name})
         require(directory, name);
@@ -148,16 +148,20 @@ ModelWeights load_model_directory(const fs::path &directory, std::optional<Versi
     const fs::path config_path = directory / config_file_name;
     const ModelConfig config = is_there(config_path) ? read_model_config(config_path) : ModelConfig();
 
-    ModelWeights weights;
-    weights.directory = directory;
-    weights.version = choose_version(directory, version, config.version, log);
-    weights.color_fix = config.color_fix;
-    weights.name = config.name.empty() ? directory_name(directory) : config.name;
-    weights.licence = config.licence;
+    ModelInfo info;
+    info.directory = directory;
+    info.version = choose_version(directory, version, config.version, log);
+    info.color_fix = config.color_fix;
+    info.name = config.name.empty() ? directory_name(directory) : config.name;
+    info.licence = config.licence;
+    info.files = {(directory / dit_file_name).string(), (directory / lq_projector_file_name).string(),
+                  (directory / decoder_file_name).string(), prompt_path.string()};
+    return info;
+}
 
-    const WeightFileNames files{(directory / dit_file_name).string(),
-                                (directory / lq_projector_file_name).string(),
-                                (directory / decoder_file_name).string(), prompt_path.string()};
+ModelWeights load_weights(const ModelInfo &info, const Log &log) {
+    ModelWeights weights{info, {}, {}, {}, {}, {}};
+    const WeightFileNames &files = info.files;
     weights.dit = read_safetensors(files.dit);
     weights.lq_projector = read_torch_archive(files.lq_projector);
     weights.decoder = read_torch_archive(files.decoder);
@@ -170,10 +174,14 @@ ModelWeights load_model_directory(const fs::path &directory, std::optional<Versi
     check_finite(files.prompt, "the tensor", weights.prompt);
 
     const NetworkShape &shape = weights.shape;
-    log(LogLevel::verbose, directory.string(), ": model ", quote(weights.name), ", version ",
-        version_name(weights.version), ", width ", shape.dim, ", ", shape.blocks, " blocks, prompt ",
-        prompt_path.string());
+    log(LogLevel::verbose, info.directory.string(), ": model ", quote(info.name), ", version ",
+        version_name(info.version), ", width ", shape.dim, ", ", shape.blocks, " blocks, prompt ",
+        files.prompt);
     return weights;
+}
+
+ModelWeights load_model_directory(const fs::path &directory, std::optional<Version> version, const Log &log) {
+    return load_weights(read_model_info(directory, version, log), log);
 }
 
 void save_model_directory(const fs::path &directory, const ModelWeights &weights) {
