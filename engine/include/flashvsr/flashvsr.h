@@ -254,7 +254,7 @@ typedef struct FlashVSRStats {
     int64_t frames_out;      /**< frames received */
     int64_t chunks;          /**< model steps run */
     double busy_seconds;     /**< time spent in model steps */
-    int64_t model_bytes;     /**< memory of the weights as they are used */
+    int64_t model_bytes;     /**< memory of the weights as they are used, shared ones too */
     int64_t host_peak_bytes; /**< peak resident memory of the process */
     unsigned char reserved[128];
 } FlashVSRStats;
@@ -286,7 +286,8 @@ FLASHVSR_API int flashvsr_output_size(const FlashVSRSettings *settings, int *wid
 FLASHVSR_API int flashvsr_delay(const FlashVSRSettings *settings);
 
 /**
- * Load the model and start working.
+ * Load the model and start working. Weights that other contexts of the process have on a device, of the same
+ * unchanged files and in the same precision, are shared with them.
  *
  * @param[out] ctx the context; after a failure it serves flashvsr_error() and flashvsr_close()
  *                 alone, and is NULL only if there was no memory for it

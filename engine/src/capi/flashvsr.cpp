@@ -9,6 +9,7 @@
 #include "ops/device.h"
 #include "pipeline/device_list.h"
 #include "pipeline/pipeline.h"
+#include "pipeline/worker_devices.h"
 #include "stream/frame_stream.h"
 #include "torch_guard.h"
 #include "weights/builtin_model.h"
@@ -20,7 +21,6 @@
 #include <algorithm>
 #include <chrono>
 #include <deque>
-#include <future>
 #include <map>
 #include <mutex>
 #include <new>
@@ -130,33 +130,6 @@ WorkTotals totals(const Pipeline &pipeline) {
     return sum;
 }
 
-/// The network on each device that is named, once on each, loaded side by side.
-/// @param take_turns as Model(), on devices that have a memory of their own
-std::vector<WorkerDevice> load_models(const ModelWeights &weights, const std::vector<Placement> &places,
-                                      bool take_turns) {
-    std::map<std::string, std::future<std::shared_ptr<const Model>>> loading;
-    for (const Placement &place : places) {
-        if (!loading.contains(place.device.str()))
-            loading[place.device.str()] = std::async(std::launch::async, [&weights, place, take_turns] {
-                const c10::InferenceMode inference;
-                const DeviceScope scope(place.device);
-                auto model =
-                    std::make_shared<const Model>(weights, place, take_turns && !place.device.is_cpu());
-                synchronize(place.device);
-                return model;
-            });
-    }
-    std::map<std::string, std::shared_ptr<const Model>> models;
-    for (auto &[name, model] : loading)
-        models[name] = model.get();
-    std::vector<WorkerDevice> devices;
-    devices.reserve(places.size());
-    for (const Placement &place : places)
-        devices.push_back({place.device.str(), models[place.device.str()],
-                           [device = place.device] { return memory_of(device); }});
-    return devices;
-}
-
 /// Let batches leave room for weights that take turns, and say what that does.
 void plan_turns(StreamOptions &stream, const std::vector<WorkerDevice> &devices, const Log &log) {
     constexpr int to_mebibytes = 20;
@@ -194,10 +167,10 @@ void open(FlashVSRContext &ctx, const FlashVSRSettings &settings) {
     options.stream.batch.limit = memory_limit(settings.vram_limit, memory_of(places.front().device));
 
     const bool builtin = !settings.model_dir || !*settings.model_dir;
-    const ModelWeights weights =
-        load_model_directory(builtin ? builtin_model_directory() : std::filesystem::path(settings.model_dir),
-                             wished_version(settings.version), ctx.log);
-    ctx.model_color_fix = weights.color_fix.value_or(ColorFix::adain);
+    const ModelInfo info =
+        read_model_info(builtin ? builtin_model_directory() : std::filesystem::path(settings.model_dir),
+                        wished_version(settings.version), ctx.log);
+    ctx.model_color_fix = info.color_fix.value_or(ColorFix::adain);
     options.stream.color_fix = wished_color_fix(settings.color_fix).value_or(ctx.model_color_fix);
     ctx.color_fixes = std::make_shared<Timeline<ColorFix>>(options.stream.color_fix);
     options.stream.color_fix_at = [fixes = ctx.color_fixes, first = settings.first_frame](int64_t place) {
@@ -210,7 +183,8 @@ void open(FlashVSRContext &ctx, const FlashVSRSettings &settings) {
     options.stream.on_gpu_at = [wishes = ctx.wishes, first = settings.first_frame](int64_t place) {
         return wishes->at(place - first).on_gpu;
     };
-    std::vector<WorkerDevice> devices = load_models(weights, places, settings.unload_dit != 0);
+    const std::vector<WorkerDevice> devices =
+        make_worker_devices(info, places, settings.unload_dit != 0, ctx.log);
     const Model &model = *devices.front().model;
     ctx.model_bytes = model.bytes;
     plan_tiles(options.stream, settings, devices);
@@ -221,7 +195,7 @@ void open(FlashVSRContext &ctx, const FlashVSRSettings &settings) {
 
     const StreamOptions &stream = options.stream;
     const std::vector<Tile> grid = stream_grid(stream);
-    ctx.log(LogLevel::info, "model ", weights.name, " (version ", version_name(weights.version), ") on ",
+    ctx.log(LogLevel::info, "model ", info.name, " (version ", version_name(info.version), ") on ",
             device_names(devices), " in ", precision_name(model.placement), ": ", stream.input.width, "x",
             stream.input.height, " to ", stream.output.width, "x", stream.output.height, ", ", grid.size(),
             " tile", grid.size() == 1 ? "" : "s", " of ", grid.front().size.width, "x",

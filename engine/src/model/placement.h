@@ -16,6 +16,8 @@ struct Placement {
     at::ScalarType dtype = at::kFloat;
     bool fp8 = false; ///< the linear layers of the transformer's blocks multiply e4m3
 
+    bool operator==(const Placement &) const = default;
+
     /// The tensor as the model uses it; the tensor itself where nothing changes (mapped fp32 weights).
     at::Tensor operator()(const at::Tensor &tensor) const { return tensor.to(device, dtype).contiguous(); }
 

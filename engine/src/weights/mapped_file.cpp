@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <system_error>
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -61,6 +62,22 @@ MappedFile::~MappedFile() {
 
 std::shared_ptr<const MappedFile> map_file(const std::filesystem::path &path) {
     return std::make_shared<const MappedFile>(path);
+}
+
+FileStamp stamp_file(const std::filesystem::path &path) {
+    constexpr int64_t nanoseconds = 1'000'000'000;
+    FileStamp stamp;
+    std::error_code error;
+    stamp.path = std::filesystem::canonical(path, error);
+    struct stat status {};
+    if (error)
+        fail(error.value(), path.string(), ": cannot find the file: ", std::strerror(error.value()));
+    if (stat(path.c_str(), &status) < 0)
+        fail_with_errno(path, "read the file's state");
+    stamp.inode = status.st_ino;
+    stamp.bytes = status.st_size;
+    stamp.modified = status.st_mtim.tv_sec * nanoseconds + status.st_mtim.tv_nsec;
+    return stamp;
 }
 
 at::Tensor view_bytes(const std::byte *data, at::IntArrayRef sizes, at::IntArrayRef strides,

@@ -31,6 +31,18 @@ private:
 
 std::shared_ptr<const MappedFile> map_file(const std::filesystem::path &path);
 
+/// Which file a path leads to, and its state: another one once the file is written or replaced.
+struct FileStamp {
+    std::filesystem::path path; ///< without links
+    uint64_t inode = 0;
+    int64_t bytes = 0, modified = 0; ///< when: nanoseconds
+
+    bool operator==(const FileStamp &) const = default;
+};
+
+/// Throws ENOENT, EACCES or another code of the failed call.
+FileStamp stamp_file(const std::filesystem::path &path);
+
 /// A tensor over memory that owner keeps alive. Sizes and strides (in elements) must have been checked
 /// against it, and data be aligned for the type.
 at::Tensor view_bytes(const std::byte *data, at::IntArrayRef sizes, at::IntArrayRef strides,
