@@ -59,6 +59,26 @@ class SharedGpu(OnGpu):
                 self.assertEqual(self.pictures(**options), expected)
 
 
+class Instances(OnGpu):
+    """Two filters in one process, which share the weights."""
+
+    def test_each_gives_what_it_gives_alone(self):
+        for options in ({}, {"unload_dit": 1}, {"precision": "fp32"}):
+            given = {"device": "cuda", **options}
+            for ending, kept in ((), None), (("-frames:v", 2), 2 * 3 * 384 * 256):
+                with self.subTest(ending=ending, **options):
+                    run = self.ffmpeg("-loglevel", "level+verbose", *SOURCE,
+                                      "-map", "0:v", "-vf", flashvsr(seed=1, **given), *ending, "-pix_fmt", "gbrp",
+                                      "-f", "rawvideo", "first",
+                                      "-map", "0:v", "-vf", flashvsr(seed=2, **given), "-pix_fmt", "gbrp",
+                                      "-f", "rawvideo", "second")
+                    self.assertEqual(run.stderr.count(": model \""), 1, str(run))
+                    self.assertIn(" on cuda:0 are shared with 1 other\n", run.stderr)
+                    for name, seed, size in ("first", 1, kept), ("second", 2, None):
+                        alone = self.run_on_gpu(seed=seed, **options).stdout
+                        self.assertTrue((self.folder / name).read_bytes() == alone[:size], f"{name} of\n{run}")
+
+
 class CudaFrames(OnGpu):
     """Frames in the GPU's memory come out as through the host."""
 
