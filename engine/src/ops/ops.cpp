@@ -98,6 +98,23 @@ at::Tensor levels_from_pixels(const at::Tensor &pixels, int depth) {
     return FLASHVSR_DISPATCH(pixels, levels_from_pixels(pixels, depth));
 }
 
+at::Tensor samples_from_chroma(const YuvPlanes &planes, const YuvConversion &by) {
+    return FLASHVSR_DISPATCH(planes.luma, samples_from_chroma(planes, by));
+}
+
+void chroma_from_samples(const at::Tensor &samples, const YuvPlanes &planes, const YuvConversion &by) {
+    FLASHVSR_DISPATCH(samples, chroma_from_samples(samples, planes, by));
+}
+
+at::Tensor pixels_from_yuv(const YuvPlanes &planes, const at::Tensor &chroma, const YuvConversion &by) {
+    return FLASHVSR_DISPATCH(planes.luma, pixels_from_yuv(planes, chroma, by));
+}
+
+void yuv_from_pixels(const at::Tensor &pixels, const YuvPlanes &planes, const at::Tensor &chroma,
+                     const YuvConversion &by) {
+    FLASHVSR_DISPATCH(pixels, yuv_from_pixels(pixels, planes, chroma, by));
+}
+
 at::Tensor adain(const at::Tensor &content, const at::Tensor &style) {
     return FLASHVSR_DISPATCH(content, adain(content, style));
 }

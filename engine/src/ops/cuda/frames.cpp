@@ -24,6 +24,16 @@ at::Tensor packed(const at::Tensor &x) {
     return is_aligned(contiguous) ? contiguous : contiguous.clone();
 }
 
+YuvMemory memory_of(const YuvPlanes &planes) {
+    return {planes.luma.scalar_type() == at::kUInt16, planes.cb.stride(1) == 2,
+            planes.luma.mutable_data_ptr(), planes.cb.mutable_data_ptr(), planes.cr.mutable_data_ptr()};
+}
+
+/// Null where there is none.
+float *samples_of(const at::Tensor &chroma) {
+    return chroma.defined() ? chroma.mutable_data_ptr<float>() : nullptr;
+}
+
 /// Pictures with contiguous columns.
 at::Tensor with_columns(const at::Tensor &pictures) {
     return pictures.stride(4) == 1 ? pictures : pictures.contiguous();
@@ -97,6 +107,38 @@ at::Tensor levels_from_pixels(const at::Tensor &pixels, int depth) {
                              current_stream()),
           "the conversion of pictures");
     return levels;
+}
+
+at::Tensor samples_from_chroma(const YuvPlanes &planes, const YuvConversion &by) {
+    at::Tensor samples =
+        at::empty({2 * planes.cb.size(0), planes.cb.size(1)}, planes.cb.options().dtype(at::kFloat));
+    check(
+        samples_from_chroma(memory_of(planes), samples_of(samples), planes.cb.numel(), by, current_stream()),
+        "the conversion of a picture");
+    return samples;
+}
+
+void chroma_from_samples(const at::Tensor &samples, const YuvPlanes &planes, const YuvConversion &by) {
+    check(
+        chroma_from_samples(samples_of(samples), memory_of(planes), planes.cb.numel(), by, current_stream()),
+        "the conversion of pictures");
+}
+
+at::Tensor pixels_from_yuv(const YuvPlanes &planes, const at::Tensor &chroma, const YuvConversion &by) {
+    at::Tensor pixels =
+        at::empty({3, planes.luma.size(0), planes.luma.size(1)}, planes.luma.options().dtype(at::kFloat));
+    check(pixels_from_yuv(memory_of(planes), samples_of(chroma), pixels.mutable_data_ptr<float>(),
+                          planes.luma.numel(), by, current_stream()),
+          "the conversion of a picture");
+    return pixels;
+}
+
+void yuv_from_pixels(const at::Tensor &pixels, const YuvPlanes &planes, const at::Tensor &chroma,
+                     const YuvConversion &by) {
+    const at::Tensor from = pixels.contiguous();
+    check(yuv_from_pixels(from.const_data_ptr<float>(), memory_of(planes), samples_of(chroma),
+                          planes.luma.numel(), by, current_stream()),
+          "the conversion of pictures");
 }
 
 at::Tensor adain(const at::Tensor &content, const at::Tensor &style) {

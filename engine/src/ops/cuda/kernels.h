@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ops/cuda/attention_launch.h"
+#include "ops/yuv_pixels.h"
 
 #include <cuda_runtime_api.h>
 
@@ -100,6 +101,29 @@ cudaError_t pixels_from_levels(const void *levels, int depth, float *pixels, int
 /// The inverse; as above.
 cudaError_t levels_from_pixels(const float *pixels, void *levels, int depth, int64_t count,
                                cudaStream_t stream);
+
+/// The planes of a Y'CbCr picture, which may begin at any component.
+struct YuvMemory {
+    bool words;    ///< components are of 16 bits, not 8
+    bool in_turns; ///< Cb and Cr stand in turns from cb on
+    void *luma, *cb, *cr;
+};
+
+/// @param samples (2, count)
+/// @param count   of a chroma plane
+cudaError_t samples_from_chroma(const YuvMemory &planes, float *samples, int64_t count,
+                                const YuvConversion &by, cudaStream_t stream);
+/// The inverse; as above.
+cudaError_t chroma_from_samples(const float *samples, const YuvMemory &planes, int64_t count,
+                                const YuvConversion &by, cudaStream_t stream);
+
+/// @param chroma (2, count), or none: then it is the planes'
+/// @param pixels (3, count)
+cudaError_t pixels_from_yuv(const YuvMemory &planes, const float *chroma, float *pixels, int64_t count,
+                            const YuvConversion &by, cudaStream_t stream);
+/// The inverse; as above.
+cudaError_t yuv_from_pixels(const float *pixels, const YuvMemory &planes, float *chroma, int64_t count,
+                            const YuvConversion &by, cudaStream_t stream);
 
 constexpr int picture_channels = 3;
 

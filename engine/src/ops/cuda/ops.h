@@ -11,6 +11,7 @@
 #include "ops/norm.h"
 #include "ops/resample.h"
 #include "ops/windows.h"
+#include "ops/yuv.h"
 
 /// The GPU's implementations of the functions of ops/: fp32, fp16 and bf16, asynchronous on the current
 /// stream.
@@ -40,6 +41,12 @@ at::Tensor cross_attention(const at::Tensor &q, const at::Tensor &k, const at::T
 at::Tensor philox_normals(uint64_t seed, const NoiseRegion &region, const at::Device &device);
 at::Tensor pixels_from_levels(const at::Tensor &levels, int depth);
 at::Tensor levels_from_pixels(const at::Tensor &pixels, int depth);
+
+at::Tensor samples_from_chroma(const YuvPlanes &planes, const YuvConversion &by);
+void chroma_from_samples(const at::Tensor &samples, const YuvPlanes &planes, const YuvConversion &by);
+at::Tensor pixels_from_yuv(const YuvPlanes &planes, const at::Tensor &chroma, const YuvConversion &by);
+void yuv_from_pixels(const at::Tensor &pixels, const YuvPlanes &planes, const at::Tensor &chroma,
+                     const YuvConversion &by);
 
 at::Tensor adain(const at::Tensor &content, const at::Tensor &style);
 at::Tensor wavelet(const at::Tensor &content, const at::Tensor &style);
