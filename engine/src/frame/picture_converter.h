@@ -3,13 +3,22 @@
 
 #include "frame/picture_format.h"
 #include "ops/resample.h"
+#include "ops/yuv.h"
 
 #include <deque>
 
 namespace flashvsr {
 
+/// H.273's levels and colours.
+YuvConversion yuv_conversion(const FlashVSRYuv &yuv, int depth);
+
+/// The planes of a packed Y'CbCr picture, in its memory.
+/// @param picture (picture_bytes()) uint8, contiguous
+YuvPlanes yuv_planes(const at::Tensor &picture, const PictureFormat &format, Size size);
+
 /// Between packed pictures of one format and size and the pixels of the network, on one device. Chroma is
-/// resampled by a sharp kernel, so that what goes down to the chroma grid is what came up from it. Thread-safe.
+/// resampled by a sharp kernel, so that what goes down to the chroma grid is what came up from it.
+/// Thread-safe.
 class PictureConverter {
 public:
     PictureConverter(const PictureFormat &format, Size size, const at::Device &device);
@@ -31,20 +40,11 @@ public:
 private:
     at::Tensor yuv_to_pixels(const at::Tensor &picture) const;
     void yuv_from_pixels(const at::Tensor &pixels, const at::Tensor &picture) const;
-    at::Tensor luma(const at::Tensor &picture) const;
-    at::Tensor chroma(const at::Tensor &picture, int64_t component) const;
-
-    /// Levels are sample * scale + zero; samples are Y in [0, 1], Cb and Cr in [-0.5, 0.5].
-    struct Levels {
-        double scale, zero, white;
-    };
 
     PictureFormat format_;
     Size size_, chroma_size_;
     bool subsampled_ = false;
-    Levels luma_levels_{}, chroma_levels_{};
-    at::Tensor to_rgb_, from_rgb_;       ///< (3, 3): pixels of samples, samples of pixels
-    at::Tensor to_offset_, from_offset_; ///< (3, 1)
+    YuvConversion conversion_{};
     ResampleTaps up_columns_, up_rows_, down_columns_, down_rows_;
 };
 
