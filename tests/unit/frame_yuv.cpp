@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 
-// Y'CbCr pictures against H.273's formulas and against what resampling keeps.
+// Y'CbCr pictures against H.273's formulas in double and against what resampling keeps.
 
 #include "error.h"
 #include "frame/picture.h"
 #include "frame/picture_converter.h"
+#include "frame/resample_taps.h"
 #include "ops/levels.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
+#include <limits>
 #include <string>
+#include <vector>
 
 namespace flashvsr {
 namespace {
@@ -153,6 +157,128 @@ TEST(Yuv, ChromaLiesWhereTheFormatSays) {
                 << "place " << place << ", column " << x;
         }
     }
+}
+
+/// Resampling as a matrix, (out, in) fp64.
+at::Tensor matrix_of(const ResampleTaps &taps, int64_t in) {
+    at::Tensor matrix = at::zeros({taps.weight.size(0), in}, at::kDouble);
+    for (int64_t i = 0; i < taps.weight.size(0); i++)
+        matrix[i].narrow(0, taps.first[i].item<int64_t>(), taps.weight.size(1)).copy_(taps.weight[i]);
+    return matrix;
+}
+
+/// What PictureConverter computes, in fp64.
+class PlainConverter {
+public:
+    PlainConverter(const PictureFormat &format, Size size)
+        : yuv_(format.yuv), size_(size), chroma_size_(chroma_size(format.yuv, size)),
+          white_((1 << format.depth) - 1), one_(1 << (format.depth - 8)), unit_(1 << format.yuv.shift) {}
+
+    /// The nearest levels are these before they are rounded: Y (height, width), Cb and Cr (2, h, w).
+    std::array<at::Tensor, 2> levels(const at::Tensor &pixels) const {
+        const at::Tensor wide = pixels.to(at::kDouble),
+                         rgb = at::where(wide.isnan(), -1, wide).clamp(-1, 1).add(1).div(2);
+        const at::Tensor y = yuv_.kr * rgb[0] + (1 - yuv_.kr - yuv_.kb) * rgb[1] + yuv_.kb * rgb[2];
+        const at::Tensor chroma = resampled(
+            at::stack({(rgb[2] - y) / (2 * (1 - yuv_.kb)), (rgb[0] - y) / (2 * (1 - yuv_.kr))}), false);
+        return {(y * luma_scale() + luma_zero()).clamp(0, white_),
+                (chroma * chroma_scale() + 128 * one_).clamp(0, white_)};
+    }
+
+    /// @param luma, chroma (height, width), (2, h, w) as they stand in memory
+    at::Tensor pixels(const at::Tensor &luma, const at::Tensor &chroma) const {
+        const at::Tensor y = (luma.to(at::kDouble) / unit_ - luma_zero()) / luma_scale(),
+                         samples =
+                             resampled((chroma.to(at::kDouble) / unit_ - 128 * one_) / chroma_scale(), true),
+                         r = y + 2 * (1 - yuv_.kr) * samples[1], b = y + 2 * (1 - yuv_.kb) * samples[0],
+                         g = (y - yuv_.kr * r - yuv_.kb * b) / (1 - yuv_.kr - yuv_.kb);
+        return at::stack({r, g, b}).mul(2).sub(1).clamp(-1, 1);
+    }
+
+private:
+    double luma_scale() const { return yuv_.full_range != 0 ? white_ : 219 * one_; }
+    double luma_zero() const { return yuv_.full_range != 0 ? 0 : 16 * one_; }
+    double chroma_scale() const { return yuv_.full_range != 0 ? white_ : 224 * one_; }
+
+    at::Tensor resampled(const at::Tensor &planes, bool up) const {
+        if (yuv_.log2_chroma_w == 0 && yuv_.log2_chroma_h == 0)
+            return planes;
+        const auto matrix = [&](int64_t fine, int64_t coarse, int log2, int place) {
+            const double step = 1 << log2, first = place / 256.0;
+            constexpr auto kernel = ResampleKernel::lanczos;
+            return up ? matrix_of(resample_taps(kernel, coarse, fine, 1 / step, 0.5 - (0.5 + first) / step,
+                                                at::kCPU),
+                                  coarse)
+                      : matrix_of(resample_taps(kernel, fine, coarse, step, first + 0.5 - step / 2, at::kCPU),
+                                  fine);
+        };
+        const at::Tensor columns = matrix(size_.width, chroma_size_.width, yuv_.log2_chroma_w, yuv_.chroma_x),
+                         rows = matrix(size_.height, chroma_size_.height, yuv_.log2_chroma_h, yuv_.chroma_y);
+        return at::matmul(rows, at::matmul(planes, columns.t())).clamp(-1, 1);
+    }
+
+    FlashVSRYuv yuv_;
+    Size size_, chroma_size_;
+    double white_, one_, unit_;
+};
+
+/// What fp32 may be off by: of a pixel, and of a level before it is rounded, as a share of the largest level.
+constexpr double pixel_error = 2e-6, level_error = 1e-4 / 255;
+
+/// The nearest levels, but where the exact value is all but half-way between two.
+void expect_nearest(const at::Tensor &levels, const at::Tensor &exact, double white,
+                    const std::string &what) {
+    const at::Tensor apart = (levels - exact).abs();
+    EXPECT_LE(apart.max().item<double>(), 0.5 + level_error * white) << what;
+    EXPECT_TRUE(at::equal(levels, levels.round())) << what;
+}
+
+/// In memory at odd places, with nothing written beside the picture.
+TEST(Yuv, EveryLayoutIsConvertedAsItIsDefined) {
+    at::manual_seed(1);
+    struct Words {
+        int depth, shift;
+    };
+    constexpr double infinity = std::numeric_limits<double>::infinity();
+    for (const Size size : {Size{203, 161}, Size{64, 48}, Size{37, 23}, Size{1, 1}, Size{2, 5}, Size{5, 2}})
+        for (const auto &[depth, shift] : {Words{8, 0}, Words{10, 0}, Words{10, 6}, Words{16, 0}})
+            for (const auto &[log2_w, log2_h] : {std::pair{0, 0}, std::pair{1, 0}, std::pair{1, 1}})
+                for (const int interleaved : {0, 1})
+                    for (const bool full : {false, true}) {
+                        PictureFormat format = yuv(depth, log2_w, log2_h, matrices[0], full);
+                        format.yuv.interleaved = interleaved;
+                        format.yuv.shift = shift;
+                        const std::string what = concat(
+                            size.width, "x", size.height, ", ", depth, " bits, shift ", shift, ", ", log2_w,
+                            log2_h, interleaved != 0 ? " interleaved" : "", full ? ", full range" : "");
+                        const PictureConverter converter(format, size, at::kCPU);
+                        const PlainConverter plain(format, size);
+                        const double white = white_level(depth), unit = 1 << shift;
+                        const int64_t edge = component_bytes(format), bytes = picture_bytes(format, size);
+                        const at::Tensor memory = at::full({bytes + 2 * edge}, 0xA5, at::kByte),
+                                         packed = memory.narrow(0, edge, bytes);
+                        const YuvPlanes planes = yuv_planes(packed, format, size);
+                        const auto chroma = [&] {
+                            return at::stack({planes.cb.to(at::kDouble), planes.cr.to(at::kDouble)});
+                        };
+
+                        at::Tensor pixels = at::rand({3, size.height, size.width}) * 2.2 - 1.1;
+                        for (const double odd : {double{NAN}, infinity, -infinity, 7.0})
+                            pixels.masked_fill_(at::rand_like(pixels).lt(0.02), odd);
+                        converter.from_pixels(pixels, packed);
+                        const auto [exact_luma, exact_chroma] = plain.levels(pixels);
+                        expect_nearest(planes.luma.to(at::kDouble) / unit, exact_luma, white, what);
+                        expect_nearest(chroma() / unit, exact_chroma, white, what);
+                        EXPECT_TRUE(memory.narrow(0, 0, edge).eq(0xA5).all().item<bool>()) << what;
+                        EXPECT_TRUE(memory.narrow(0, edge + bytes, edge).eq(0xA5).all().item<bool>()) << what;
+
+                        // Of any levels, those that no picture has too.
+                        packed.view(component_type(depth))
+                            .copy_(at::randint(white_level(depth) + 1, {bytes / edge}, at::kInt).mul(unit));
+                        const at::Tensor error =
+                            converter.to_pixels(packed).to(at::kDouble) - plain.pixels(planes.luma, chroma());
+                        EXPECT_LE(error.abs().max().item<double>(), pixel_error) << what;
+                    }
 }
 
 TEST(Yuv, PlanesOfAFrameAreReadAndWrittenByTheirStrides) {
