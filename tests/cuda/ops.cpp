@@ -17,6 +17,7 @@
 #include "ops/norm.h"
 #include "ops/resample.h"
 #include "ops/windows.h"
+#include "ops/yuv.h"
 
 #include <ATen/ATen.h>
 #include <ATen/cuda/CUDAContextLight.h>
@@ -559,6 +560,67 @@ TEST_F(CudaOps, YuvIsConvertedAsOnTheCpu) {
                 EXPECT_LE(greatest(wide(device.to_pixels(here.to(gpu))) - wide(host.to_pixels(here))), 4e-6)
                     << what;
             }
+}
+
+/// What is computed pixel by pixel, in memory at any place; the resampling between may be contracted.
+TEST_F(CudaOps, LevelsAndSamplesOfYuvHaveTheCpusBits) {
+    struct Words {
+        int depth, shift;
+    };
+    for (const Size size : {Size{64, 6}, Size{37, 23}, Size{2, 5}, Size{1, 1}})
+        for (const auto &[depth, shift] : {Words{8, 0}, Words{10, 6}, Words{12, 0}, Words{16, 0}})
+            for (const int log2 : {0, 1})
+                for (const int interleaved : {0, 1})
+                    for (const int64_t components_before : {0, 1}) {
+                        const PictureFormat format{
+                            FLASHVSR_PIXEL_FORMAT_YUV,
+                            depth,
+                            {0.2126, 0.0722, depth == 12, log2, log2, 0, 0, shift, interleaved}};
+                        const std::string what =
+                            concat(size.width, "x", size.height, ", ", depth, " bits, ", log2, interleaved,
+                                   ", from component ", components_before);
+                        const YuvConversion by = yuv_conversion(format.yuv, depth);
+                        const int64_t before = components_before * component_bytes(format);
+                        const at::Tensor here =
+                            at::randint(256, {before + picture_bytes(format, size)}, at::kByte);
+                        const at::Tensor there = here.to(gpu);
+                        const YuvPlanes host = yuv_planes(here.slice(0, before), format, size),
+                                        device = yuv_planes(there.slice(0, before), format, size);
+                        const auto same = [](const at::Tensor &on_gpu, const at::Tensor &on_cpu) {
+                            return at::equal(on_gpu.to(at::kCPU), on_cpu);
+                        };
+
+                        const at::Tensor samples = samples_from_chroma(host, by);
+                        EXPECT_TRUE(same(poisoned([&] { return samples_from_chroma(device, by); }), samples))
+                            << what;
+                        const at::Tensor chroma = at::rand({2 * size.height, size.width}) - 0.5;
+                        EXPECT_TRUE(
+                            same(poisoned([&] { return pixels_from_yuv(device, chroma.to(gpu), by); }),
+                                 pixels_from_yuv(host, chroma, by)))
+                            << what;
+                        if (log2 == 0) {
+                            EXPECT_TRUE(same(poisoned([&] { return pixels_from_yuv(device, {}, by); }),
+                                             pixels_from_yuv(host, {}, by)))
+                                << what;
+                        }
+
+                        at::Tensor pixels = at::rand({3, size.height, size.width}) * 2.2 - 1.1;
+                        pixels.masked_fill_(at::rand_like(pixels).lt(0.05), NAN);
+                        const at::Tensor chroma_there = chroma.to(gpu);
+                        yuv_from_pixels(pixels, host, chroma, by);
+                        yuv_from_pixels(pixels.to(gpu), device, chroma_there, by);
+                        EXPECT_TRUE(same(chroma_there, chroma)) << what;
+                        EXPECT_TRUE(same(there, here)) << what << ", luma";
+                        const at::Tensor any = at::rand(samples.sizes()) * 1.4 - 0.7;
+                        chroma_from_samples(any, host, by);
+                        chroma_from_samples(any.to(gpu), device, by);
+                        EXPECT_TRUE(same(there, here)) << what << ", chroma";
+                        if (log2 == 0) {
+                            yuv_from_pixels(pixels, host, {}, by);
+                            yuv_from_pixels(pixels.to(gpu), device, {}, by);
+                            EXPECT_TRUE(same(there, here)) << what << ", both";
+                        }
+                    }
 }
 
 at::Tensor plain_adain(const at::Tensor &content, const at::Tensor &style) {
