@@ -9,6 +9,7 @@
 # FLASHVSR_FFMPEG_TARBALL  an FFmpeg tarball to use instead of fetching one
 # FLASHVSR_FFMPEG_VERSION  FFmpeg release (default 9.0.2)
 # FLASHVSR_CACHE           folder for downloads and compiler results (default ~/.cache/flashvsr)
+# FLASHVSR_CUTLASS         a CUTLASS to use instead of fetching one, for the preset cuda
 # CUDA_HOME                the CUDA toolkit, for the preset cuda, where nvcc is not on the path
 # FLASHVSR_JOBS            compilers at a time (default: as many as there are processors)
 set -euo pipefail
@@ -40,7 +41,8 @@ if use_ccache; then
 fi
 if [[ $preset == cuda ]]; then
     nvcc=$(find_nvcc) || die "the cuda preset needs the CUDA toolkit, 12.9 or later; nvcc was not found"
-    arguments+=(-DCMAKE_CUDA_COMPILER="$nvcc")
+    cutlass=$("$root/scripts/fetch-cutlass.sh")
+    arguments+=(-DCMAKE_CUDA_COMPILER="$nvcc" -DFLASHVSR_CUTLASS="$cutlass")
 fi
 stamp=$(printf '%s\n' "$preset" "${arguments[@]}" "${CC:-}" "${CXX:-}" | cat - CMakePresets.json | sha256sum)
 if [[ ! -f $build/build.ninja || ! -f $build/.configured || $(<"$build/.configured") != "$stamp" ]]; then

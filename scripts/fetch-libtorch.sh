@@ -35,36 +35,14 @@ wheels=(
     '4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8 nvidia_cuda_cupti-13.0.85-*.whl nvidia-cuda-cupti==13.0.85'
     '7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548 nvidia_cuda_runtime-13.0.96-*.whl nvidia-cuda-runtime==13.0.96'
 )
-platforms=(--python-version 3.11 --implementation cp --abi cp311 --abi none --only-binary=:all:
-    --platform manylinux2014_x86_64)
-for glibc in {28..17}; do
-    platforms+=(--platform "manylinux_2_${glibc}_x86_64")
-done
-
-# fetch SHA256 PATTERN REQUIREMENT: print the path of the wheel, downloaded if it is not there yet.
-fetch() {
-    local file
-    for file in "$downloads"/$2; do
-        matches "$file" "$1" && echo "$file" && return
-    done
-    say "downloading ${3/==/ }"
-    python3 -m pip --disable-pip-version-check download --quiet --no-deps --no-cache-dir "${platforms[@]}" \
-        --dest "$work/wheels" "$3" >&2 || die "pip could not download $3"
-    for file in "$work/wheels"/$2; do
-        matches "$file" "$1" || die "the sha256 of ${file##*/} is not the expected one"
-        mv "$file" "$downloads/"
-        echo "$downloads/${file##*/}"
-    done
-}
 
 [[ $flavour == cpu || $flavour == cuda ]] || die "the flavour is '$flavour', it must be cpu or cuda"
-mkdir -p "$downloads"
 scratch "$cache"
-mkdir "$work/wheels" "$work/libtorch"
+mkdir "$work/libtorch"
 files=()
 for wheel in "${wheels[@]}"; do
     read -r sha256 pattern requirement <<<"$wheel"
-    file=$(fetch "$sha256" "$pattern" "$requirement")
+    file=$(fetch_wheel "$sha256" "$pattern" "$requirement")
     files+=("$file")
 done
 

@@ -42,3 +42,28 @@ use_ccache() {
     export CCACHE_MAXSIZE=${CCACHE_MAXSIZE:-5G}
     export CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
 }
+
+# For which Python and machine wheels of PyPI are taken: what is in them does not depend on the local Python.
+platforms=(--python-version 3.11 --implementation cp --abi cp311 --abi none --only-binary=:all:
+    --platform manylinux2014_x86_64)
+for glibc in {28..17}; do
+    platforms+=(--platform "manylinux_2_${glibc}_x86_64")
+done
+
+# fetch_wheel SHA256 PATTERN REQUIREMENT: print the path of the wheel, downloaded if it is not there yet. To be called
+# after scratch.
+fetch_wheel() {
+    local file
+    for file in "$downloads"/$2; do
+        matches "$file" "$1" && echo "$file" && return
+    done
+    say "downloading ${3/==/ }"
+    python3 -m pip --disable-pip-version-check download --quiet --no-deps --no-cache-dir "${platforms[@]}" \
+        --dest "$work/wheels" "$3" >&2 || die "pip could not download $3"
+    mkdir -p "$downloads"
+    for file in "$work/wheels"/$2; do
+        matches "$file" "$1" || die "the sha256 of ${file##*/} is not the expected one"
+        mv "$file" "$downloads/"
+        echo "$downloads/${file##*/}"
+    done
+}
