@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "ops/cuda/backend.h"
 #include "ops/cuda/device.h"
+#include "ops/cuda/linear_launch.h"
 #include "ops/cuda/ops.h"
 
 #include "error.h"
@@ -117,9 +118,38 @@ cublasLtMatmulAlgo_t algorithm_for(const Product &shape, Description &descriptio
     return entry->second;
 }
 
+/// For Hopper's kernel; no rows, which it refuses, where it does not know the types.
+LinearArgs arguments(const at::Tensor &rows, const at::Tensor &row_scales, const LinearWeights &weights,
+                     const at::Tensor &y, LinearEpilogue epilogue) {
+    LinearArgs args{};
+    const bool e4m3 = rows.scalar_type() == at::kFloat8_e4m3fn;
+    if (y.scalar_type() != at::kBFloat16 || (!e4m3 && rows.scalar_type() != at::kBFloat16))
+        return args;
+    args.element = e4m3 ? LinearElement::e4m3 : LinearElement::bf16;
+    args.epilogue = epilogue;
+    args.in = static_cast<int>(rows.size(-1));
+    args.rows = static_cast<int>(rows.numel() / rows.size(-1));
+    args.out = static_cast<int>(weights.weight.size(0));
+    args.x = rows.const_data_ptr();
+    args.weight = weights.weight.const_data_ptr();
+    if (e4m3) {
+        args.x_scales = row_scales.const_data_ptr<float>();
+        args.weight_scales = weights.scales.const_data_ptr<float>();
+    }
+    args.bias = weights.bias.const_data_ptr();
+    args.y = y.data_ptr();
+    return args;
+}
+
 /// y (..., out) = activation(x W^T + b), or y += x W^T + b.
-void multiply(const Rows &x, const LinearWeights &weights, const at::Tensor &y, bool gelu, bool add) {
+void multiply(const Rows &x, const LinearWeights &weights, const at::Tensor &y, LinearEpilogue epilogue) {
     const at::Tensor rows = x.values.contiguous();
+    const LinearArgs args = arguments(rows, x.scales, weights, y, epilogue);
+    if (linear_hopper_pays(args)) {
+        cuda::check(linear_hopper(args, current_stream()), "a matrix product");
+        return;
+    }
+    const bool gelu = epilogue == LinearEpilogue::gelu, add = epilogue == LinearEpilogue::add;
     const int64_t in = rows.size(-1);
     const Product shape{
         rows.scalar_type(), y.scalar_type(), rows.numel() / in, in, weights.weight.size(0), gelu};
@@ -140,12 +170,12 @@ at::Tensor linear(const Rows &x, const LinearWeights &weights, Activation activa
     std::vector<int64_t> shape = x.values.sizes().vec();
     shape.back() = weights.weight.size(0);
     at::Tensor y = at::empty(shape, weights.bias.options());
-    multiply(x, weights, y, activation == Activation::gelu, false);
+    multiply(x, weights, y, activation == Activation::gelu ? LinearEpilogue::gelu : LinearEpilogue::bias);
     return y;
 }
 
 void linear_add(const at::Tensor &sum, const Rows &x, const LinearWeights &weights) {
-    multiply(x, weights, sum, false, true);
+    multiply(x, weights, sum, LinearEpilogue::add);
 }
 
 } // namespace flashvsr::cuda
