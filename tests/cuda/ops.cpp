@@ -11,6 +11,7 @@
 #include "ops/block_mask.h"
 #include "ops/color_fix.h"
 #include "ops/conv.h"
+#include "ops/cuda/linear_launch.h"
 #include "ops/device.h"
 #include "ops/levels.h"
 #include "ops/linear.h"
@@ -22,6 +23,7 @@
 #include <ATen/ATen.h>
 #include <ATen/cuda/CUDAContextLight.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/cuda/CUDAStream.h>
 #include <gtest/gtest.h>
 
 #include <array>
@@ -79,13 +81,15 @@ double resolution(at::ScalarType type) {
 }
 
 /// At most twice the plain computation's error, and what rounding the greatest value to the precision costs.
+/// Compared where the exact result is.
 void expect_as_exact(const at::Tensor &ours, const at::Tensor &plain, const at::Tensor &exact,
                      const std::string &what) {
     ASSERT_EQ(ours.sizes(), exact.sizes()) << what;
-    const at::Tensor wanted = wide(exact), error = wide(ours) - wanted;
+    const auto there = [&](const at::Tensor &x) { return x.to(exact.device()).to(at::kDouble); };
+    const at::Tensor wanted = there(exact), error = there(ours) - wanted;
     ASSERT_FALSE(error.isnan().any().item<bool>()) << what << ": NaN";
     const double rounding = resolution(ours.scalar_type()) / 2 * greatest(wanted),
-                 allowed = 2 * greatest(wide(plain) - wanted) + rounding, worst = greatest(error);
+                 allowed = 2 * greatest(there(plain) - wanted) + rounding, worst = greatest(error);
     EXPECT_LE(worst, allowed) << what << ": " << worst / allowed
                               << " of the allowed error, the worst in place "
                               << error.abs().argmax().item<int64_t>();
@@ -219,6 +223,169 @@ TEST_F(CudaOps, ProductsOfE4m3) {
             linear_add(sum, x, layer);
             expect_as_exact(sum, plain + before.to(x.options()), exact + before, what + ", added");
         }
+}
+
+/// A linear layer with random weights and rows for it, all on the GPU.
+struct LinearCase {
+    cuda::LinearElement element;
+    int64_t rows, in, out;
+    Rows x, weight;
+    at::Tensor bias;
+
+    LinearCase(cuda::LinearElement type, int64_t count, int64_t width, int64_t results)
+        : element(type), rows(count), in(width), out(results), x(random({rows, in}, 1)),
+          weight(random({out, in}, 1 / std::sqrt(static_cast<double>(in)))),
+          bias(at::randn({out}, gpu).to(at::kBFloat16)) {}
+
+    LinearWeights layer() const { return {weight.values, bias, weight.scales}; }
+
+    cuda::LinearArgs args(cuda::LinearEpilogue epilogue, int64_t count, const at::Tensor &y) const {
+        cuda::LinearArgs args{};
+        args.element = element;
+        args.epilogue = epilogue;
+        args.rows = static_cast<int>(count);
+        args.in = static_cast<int>(in);
+        args.out = static_cast<int>(out);
+        args.x = x.values.const_data_ptr();
+        args.weight = weight.values.const_data_ptr();
+        if (x.scales.defined()) {
+            args.x_scales = x.scales.const_data_ptr<float>();
+            args.weight_scales = weight.scales.const_data_ptr<float>();
+        }
+        args.bias = bias.const_data_ptr();
+        args.y = y.mutable_data_ptr();
+        return args;
+    }
+
+    /// What the Hopper kernel makes of the first `count` rows in a copy of `before`.
+    at::Tensor made(cuda::LinearEpilogue epilogue, int64_t count, const at::Tensor &before) const {
+        at::Tensor y = before.clone();
+        EXPECT_EQ(cuda::linear_hopper(args(epilogue, count, y), c10::cuda::getCurrentCUDAStream().stream()),
+                  cudaSuccess);
+        return y;
+    }
+
+    /// By ATen, each step in a precision. before (rows, out).
+    at::Tensor plain(cuda::LinearEpilogue epilogue, at::ScalarType type, const at::Tensor &before) const {
+        const auto meaning = [&](const Rows &r) {
+            if (!r.scales.defined())
+                return r.values.to(type);
+            return (r.values.to(at::kFloat).to(at::kDouble) * r.scales.to(at::kDouble).view({-1, 1}))
+                .to(type);
+        };
+        const at::Tensor y = at::linear(meaning(x), meaning(weight), bias.to(type));
+        if (epilogue == cuda::LinearEpilogue::add)
+            return y + before.to(type);
+        return epilogue == cuda::LinearEpilogue::gelu ? at::gelu(y, "tanh") : y;
+    }
+
+private:
+    Rows random(at::IntArrayRef sizes, double scale) const {
+        const at::Tensor values = (at::randn(sizes, gpu) * scale).to(at::kBFloat16);
+        return element == cuda::LinearElement::e4m3 ? quantize_rows(values) : Rows(values);
+    }
+};
+
+constexpr std::array linear_elements = {cuda::LinearElement::bf16, cuda::LinearElement::e4m3};
+constexpr std::array linear_epilogues = {cuda::LinearEpilogue::bias, cuda::LinearEpilogue::gelu,
+                                         cuda::LinearEpilogue::add};
+
+std::string name(cuda::LinearElement element, cuda::LinearEpilogue epilogue) {
+    const char *const after = epilogue == cuda::LinearEpilogue::bias   ? ""
+                              : epilogue == cuda::LinearEpilogue::gelu ? " with GELU"
+                                                                       : ", added";
+    return concat(element == cuda::LinearElement::bf16 ? "bf16" : "e4m3", after);
+}
+
+bool has_hopper() {
+    return at::cuda::getCurrentDeviceProperties()->major == 9;
+}
+
+TEST_F(CudaOps, LinearLayersOnHopper) {
+    if (!has_hopper())
+        GTEST_SKIP() << "the GPU is not of Hopper's kind";
+    constexpr int64_t rows_behind = 200; // more than a tile
+    for (const cuda::LinearElement element : linear_elements)
+        for (const auto &[in, out] : {std::array<int64_t, 2>{1536, 1536}, std::array<int64_t, 2>{1536, 4608},
+                                      std::array<int64_t, 2>{1536, 8960}, std::array<int64_t, 2>{8960, 1536},
+                                      std::array<int64_t, 2>{80, 200}})
+            for (const int64_t rows : {25344, 8448, 8392, 129, 1}) {
+                const LinearCase layer(element, rows, in, out);
+                for (const cuda::LinearEpilogue epilogue : linear_epilogues) {
+                    const std::string what =
+                        concat(rows, "x", in, " by ", out, " of ", name(element, epilogue));
+                    const bool add = epilogue == cuda::LinearEpilogue::add;
+                    const at::TensorOptions options = layer.bias.options();
+                    const at::Tensor before = add ? at::randn({rows + rows_behind, out}, options)
+                                                  : at::full({rows + rows_behind, out}, NAN, options);
+                    ASSERT_TRUE(cuda::linear_hopper_can(layer.args(epilogue, rows, before))) << what;
+                    const at::Tensor y = layer.made(epilogue, rows, before), sum = before.narrow(0, 0, rows);
+                    expect_as_exact(y.narrow(0, 0, rows), layer.plain(epilogue, at::kBFloat16, sum),
+                                    layer.plain(epilogue, at::kDouble, sum), what);
+                    const auto behind = [&](const at::Tensor &t) {
+                        return t.narrow(0, rows, rows_behind).view(at::kShort);
+                    };
+                    EXPECT_TRUE(at::equal(behind(y), behind(before))) << what << ": rows behind the last";
+
+                    // The same again, by the engine's operation.
+                    if (!cuda::linear_hopper_pays(layer.args(epilogue, rows, before)))
+                        continue;
+                    at::Tensor engine = sum.clone();
+                    if (add)
+                        linear_add(engine, layer.x, layer.layer());
+                    else
+                        engine = poisoned([&] {
+                            return linear(layer.x, layer.layer(),
+                                          epilogue == cuda::LinearEpilogue::gelu ? Activation::gelu
+                                                                                 : Activation::none);
+                        });
+                    EXPECT_TRUE(at::equal(engine, y.narrow(0, 0, rows))) << what << ": the engine's";
+                }
+            }
+}
+
+TEST_F(CudaOps, ARowsBitsOnHopperDoNotDependOnTheOthers) {
+    if (!has_hopper())
+        GTEST_SKIP() << "the GPU is not of Hopper's kind";
+    constexpr int64_t most = 25344;
+    for (const cuda::LinearElement element : linear_elements)
+        for (const auto &[in, out] : {std::array<int64_t, 2>{1536, 4608}, std::array<int64_t, 2>{1536, 8960},
+                                      std::array<int64_t, 2>{8960, 1536}}) {
+            const LinearCase layer(element, most, in, out);
+            const at::Tensor before = at::randn({most, out}, layer.bias.options());
+            for (const cuda::LinearEpilogue epilogue : linear_epilogues) {
+                const std::string what = concat(in, " to ", out, " of ", name(element, epilogue));
+                const at::Tensor all = layer.made(epilogue, most, before);
+                EXPECT_TRUE(at::equal(all, layer.made(epilogue, most, before))) << what << ", again";
+                for (const int64_t rows : {8448, 8392, 129})
+                    EXPECT_TRUE(at::equal(all.narrow(0, 0, rows),
+                                          layer.made(epilogue, rows, before).narrow(0, 0, rows)))
+                        << what << ", " << rows << " rows";
+            }
+        }
+}
+
+TEST_F(CudaOps, LinearLayersThatHoppersKernelLeavesAlone) {
+    const LinearCase layer(cuda::LinearElement::bf16, 8448, 1536, 1536);
+    const at::Tensor y = at::empty({8448, 1536}, layer.bias.options());
+    const cuda::LinearArgs right = layer.args(cuda::LinearEpilogue::bias, 8448, y);
+    EXPECT_EQ(cuda::linear_hopper_can(right), has_hopper());
+    const auto refused = [&](auto change) {
+        cuda::LinearArgs args = right;
+        change(args);
+        return !cuda::linear_hopper_can(args) &&
+               cuda::linear_hopper(args, c10::cuda::getCurrentCUDAStream().stream()) == cudaErrorNotSupported;
+    };
+    EXPECT_TRUE(refused([](cuda::LinearArgs &args) { args.rows = 0; }));
+    EXPECT_TRUE(refused([](cuda::LinearArgs &args) { args.in = 1532; }));
+    EXPECT_TRUE(refused([](cuda::LinearArgs &args) { args.out = 1530; }));
+    EXPECT_TRUE(refused([](cuda::LinearArgs &args) { args.bias = nullptr; }));
+    EXPECT_TRUE(refused([](cuda::LinearArgs &args) { args.y = static_cast<char *>(args.y) + 2; }));
+    EXPECT_TRUE(refused([](cuda::LinearArgs &args) { args.element = cuda::LinearElement::e4m3; }))
+        << "no scales";
+    // Too few tiles.
+    EXPECT_FALSE(cuda::linear_hopper_pays(layer.args(cuda::LinearEpilogue::bias, 1, y)));
+    EXPECT_FALSE(cuda::linear_hopper_pays(layer.args(cuda::LinearEpilogue::bias, 512, y)));
 }
 
 RopeTable random_angles(const TokenGrid &grid) {
