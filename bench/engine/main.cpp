@@ -33,7 +33,7 @@ using namespace flashvsr;
 using Clock = std::chrono::steady_clock;
 
 constexpr int exit_failed = 1, exit_bad_arguments = 2;
-constexpr int64_t warm_up_frames = schedule::first_frames_out + 3 * schedule::frames_per_chunk;
+constexpr int64_t warm_up_frames = schedule::first_frames_out + 16 * schedule::frames_per_chunk;
 
 constexpr const char *usage =
     R"(usage: flashvsr_bench [options]
