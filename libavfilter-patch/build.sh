@@ -5,6 +5,11 @@
 # components that the tests use.
 #
 # usage: build.sh BUILD_FOLDER [VERSION]
+#
+# CC                     the compiler (default gcc)
+# FLASHVSR_FFMPEG_SMALL  not empty: only the components that the tests use
+# FLASHVSR_FFMPEG_SHARED not empty: shared libraries of FFmpeg instead of static ones
+# With one of the last two the folder is named after them and the compiler, and bin/ is left as it is.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../scripts/lib.sh"
@@ -18,12 +23,20 @@ package=$(find "$prefix" -name flashvsr.pc -print -quit 2>/dev/null)
 [[ -n $package ]] || die "libflashvsr is not installed in $prefix"
 cuda=$(sed -n 's/^FLASHVSR_CUDA:[A-Z]*=//p' "$build/CMakeCache.txt")
 sanitizers=$(sed -n 's/^FLASHVSR_SANITIZE:[A-Z]*=//p' "$build/CMakeCache.txt")
+small=${FLASHVSR_FFMPEG_SMALL:-}
+shared=${FLASHVSR_FFMPEG_SHARED:-}
+compiler=${CC:-gcc}
+variant=${small:+-small}${shared:+-shared}
+variant+=${variant:+-${compiler##*/}}
+
+linkage=(--enable-static --disable-shared)
+[[ -z $shared ]] || linkage=(--enable-shared --disable-static)
 
 # Codecs, formats, protocols and filters are FFmpeg's own, all of them. Libraries are named, not found, so that
 # every machine builds the same.
 arguments=(
     --enable-gpl --disable-autodetect --enable-zlib --enable-libx264 --enable-libflashvsr
-    --enable-static --disable-shared --disable-doc --disable-debug --disable-ffplay
+    "${linkage[@]}" --disable-doc --disable-debug --disable-ffplay
     --extra-version=flashvsr
 )
 # Decoders and encoders of NVIDIA's GPUs, and frames in their memory. NVIDIA's own files are found at run time.
@@ -34,8 +47,10 @@ fi
 list() { tr -s ' \n' ',' <<<"$2" | sed -e 's/^,//' -e 's/,$//' -e "s/[^,]*/--enable-$1=&/g" -e 's/,/ /g'; }
 if [[ -n $sanitizers ]]; then
     flags="-fsanitize=$sanitizers -fno-omit-frame-pointer"
-    arguments+=(--disable-everything --disable-stripping --optflags=-O1
-        --extra-cflags="$flags -g" --extra-ldflags="$flags")
+    arguments+=(--disable-stripping --optflags=-O1 --extra-cflags="$flags -g" --extra-ldflags="$flags")
+fi
+if [[ -n $sanitizers || -n $small ]]; then
+    arguments+=(--disable-everything)
     arguments+=($(list decoder 'aac ffv1 h264 mjpeg mpeg4 pcm_f32le pcm_s16le png rawvideo wrapped_avframe'))
     arguments+=($(list encoder 'aac ffv1 libx264 mjpeg mpeg4 pcm_f32le pcm_s16le png rawvideo wrapped_avframe'))
     arguments+=($(list demuxer 'avi concat h264 image2 image_png_pipe matroska mov mpegts nut rawvideo wav'))
@@ -47,13 +62,13 @@ if [[ -n $sanitizers ]]; then
     arguments+=(--enable-indev=lavfi)
     arguments+=($(list filter 'aevalsrc aformat anull anullsink anullsrc aresample asetpts asettb asplit atrim
         blend color concat copy crop drawbox flashvsr format fps framestep geq hflip hstack loop lutyuv mandelbrot
-        metadata noise null nullsink nullsrc pad psnr realtime scale select sendcmd setdar setfield setparams setpts
-        setsar settb showinfo sidedata signalstats sine smptebars split ssim testsrc testsrc2 tpad trim vflip
-        vstack xstack yuvtestsrc'))
+        metadata noise null nullsink nullsrc pad psnr realtime reverse scale select sendcmd setdar setfield
+        setparams setpts setsar settb showinfo sidedata signalstats sine smptebars split ssim testsrc testsrc2
+        tpad trim vflip vstack xstack yuvtestsrc'))
 fi
 
 source=$root/build/ffmpeg-$version
-objects=$build/ffmpeg-$version
+objects=$build/ffmpeg-$version$variant
 "$here/apply.sh" "$source" "$version"
 mkdir -p "$objects" "$build/bin"
 cd "$objects"
@@ -62,9 +77,15 @@ ln -sfn "$(realpath --relative-to=. "$source")" src
 
 # The programs run where they are, and in an installation beside lib/. The linker reads this from a file because
 # a dollar sign on its command line would have to survive configure, make and the shell.
-echo '-rpath $ORIGIN/../install/lib:$ORIGIN/../lib' >rpath
+rpath='$ORIGIN/../install/lib:$ORIGIN/../lib'
+if [[ -n $shared ]]; then
+    # FFmpeg's libraries are found where they are built. What they need themselves is found by the program's path,
+    # too, which is so for the older kind of path only.
+    rpath+=$(printf ':$ORIGIN/lib%s' avcodec avdevice avfilter avformat avutil postproc swresample swscale)
+    rpath="$rpath --disable-new-dtags -rpath-link $prefix/lib"
+fi
+echo "-rpath $rpath" >rpath
 arguments+=(--extra-ldexeflags=-Wl,@rpath)
-compiler=${CC:-gcc}
 if use_ccache; then
     arguments+=(--cc="ccache $compiler")
 else
@@ -88,7 +109,7 @@ make -j "$jobs" ffmpeg ffprobe >make.log 2>&1 || {
     grep -B 2 -A 6 -m 5 -E 'error|Error' make.log >&2 || tail -n 20 make.log >&2
     die "building FFmpeg failed; the whole log is $objects/make.log"
 }
-if [[ $version != "$default_ffmpeg_version" ]]; then
+if [[ -n $variant || $version != "$default_ffmpeg_version" ]]; then
     say "ffmpeg and ffprobe $version are in $objects"
     exit
 fi
