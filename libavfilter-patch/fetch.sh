@@ -12,7 +12,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/debian.sh"
 
 version=${1:-$ffmpeg_version}
-sha256=$(ffmpeg_sha256 "$version") || die "FFmpeg $version is not known; known are 9.0.2, 8.1.2 and 7.1.5"
+sha256=$(ffmpeg_sha256 "$version") || die "FFmpeg $version is not known; known are ${ffmpeg_versions[*]}"
 tarball=$downloads/ffmpeg-$version.tar.xz
 
 if [[ -n ${FLASHVSR_FFMPEG_TARBALL:-} ]]; then

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # FFmpeg releases that the filter is made for; to be sourced by bash.
 
-default_ffmpeg_version=9.0.2
+ffmpeg_versions=(9.0.2 8.1.2 7.1.5)
+default_ffmpeg_version=${ffmpeg_versions[0]}
 ffmpeg_version=${FLASHVSR_FFMPEG_VERSION:-$default_ffmpeg_version}
 
 # sha256 of the release tarball ffmpeg-<version>.tar.xz.
