@@ -3,7 +3,9 @@
 """The series of patches is what the sources give, applies to a pristine release, builds without a warning, and
 passes the tests that it adds to FFmpeg's.
 
-From the environment: FLASHVSR_TEST_BUILD, the build folder, which holds that of FFmpeg.
+From the environment:
+  FLASHVSR_TEST_BUILD    the build folder, which holds that of FFmpeg
+  FLASHVSR_TEST_OBJECTS  FFmpeg's, where it is another one than the version's
 """
 
 import os
@@ -14,13 +16,15 @@ import sys
 import tarfile
 import tempfile
 import unittest
+from collections import Counter
 from pathlib import Path
 
 from support import MODELS, ROOT, run_tests
 
 VERSIONS = ["9.0.2", "8.1.2", "7.1.5"]
 VERSION = os.environ.get("FLASHVSR_FFMPEG_VERSION", VERSIONS[0])
-OBJECTS = Path(os.environ.get("FLASHVSR_TEST_BUILD", ".")) / f"ffmpeg-{VERSION}"
+OBJECTS = Path(os.environ.get("FLASHVSR_TEST_OBJECTS") or
+               Path(os.environ.get("FLASHVSR_TEST_BUILD", ".")) / f"ffmpeg-{VERSION}")
 SOURCE = "libavfilter/vf_flashvsr.c"
 
 
@@ -40,6 +44,13 @@ def run(*command, cwd=None, **settings):
     for role in ("AUTHOR", "COMMITTER"):
         environment.update({f"GIT_{role}_NAME": "test", f"GIT_{role}_EMAIL": "test@localhost"})
     return subprocess.run([str(part) for part in command], cwd=cwd, env=environment, **settings)
+
+
+def added(pattern):
+    """What is in the parentheses of a pattern for the names of files that the series adds or changes."""
+    patches = (ROOT / "patches" / VERSION.rpartition(".")[0]).glob("*.patch")
+    text = "".join(path.read_text() for path in patches)
+    return sorted(set(re.findall(rf"^\+\+\+ b/{pattern}$", text, re.MULTILINE)))
 
 
 class Release:
@@ -109,36 +120,68 @@ class Series(unittest.TestCase):
 
 
 class Build(unittest.TestCase):
-    def test_the_filter_compiles_without_a_warning(self):
-        """By the command that FFmpeg's own build uses."""
+    def setUp(self):
         if not (OBJECTS / "ffbuild" / "config.mak").exists():
             self.skipTest(f"FFmpeg has not been built in {OBJECTS}")
-        item = SOURCE.removesuffix(".c") + ".o"
-        done = run("make", "-n", "V=1", "-W", f"src/{SOURCE}", item, cwd=OBJECTS)
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def compile(self, source, path):
+        """What the command by which FFmpeg's build compiles a source of its tree prints for the file at path."""
+        item = source.removesuffix(".c") + ".o"
+        done = run("make", "-n", "V=1", "-W", f"src/{source}", item, cwd=OBJECTS)
         self.assertEqual(done.returncode, 0, done.stdout)
         commands = [line for line in done.stdout.splitlines() if f" -o {item}" in line]
         self.assertEqual(len(commands), 1, done.stdout)
-        with tempfile.TemporaryDirectory() as folder:
-            words = [word for word in shlex.split(commands[0]) if word not in ("-MMD",)]
-            for option in ("-MF", "-MT"):
-                while option in words:
-                    at = words.index(option)
-                    del words[at:at + 2]
-            words[words.index("-o") + 1] = f"{folder}/filter.o"
-            self.assertIn("-Wall", words)
-            done = run(*words, cwd=OBJECTS)
-            self.assertEqual((done.returncode, done.stdout), (0, ""))
-            self.assertTrue((Path(folder) / "filter.o").exists())
+        words = [word for word in shlex.split(commands[0]) if word not in ("-MMD",)]
+        for option in ("-MF", "-MT"):
+            while option in words:
+                at = words.index(option)
+                del words[at:at + 2]
+        made = self.folder / "made.o"
+        words[words.index("-o") + 1] = made
+        self.assertTrue(words[-1].endswith(f"src/{source}"), words)
+        words[-1] = path
+        self.assertIn("-Wall", words)
+        done = run(*words, "-iquote", f"src/{os.path.dirname(source)}", cwd=OBJECTS)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertTrue(made.exists())
+        return done.stdout
+
+    def check_warnings(self, source):
+        printed = self.compile(source, f"src/{source}")
+        if not printed:
+            return
+        pristine = self.folder / os.path.basename(source)
+        for release in map(Release, tarballs()):
+            if release.version == VERSION:
+                with tarfile.open(release.tarball) as archive:
+                    if f"ffmpeg-{VERSION}/{source}" in archive.getnames():
+                        pristine.write_bytes(archive.extractfile(f"ffmpeg-{VERSION}/{source}").read())
+        self.assertTrue(pristine.exists(), printed)
+        given, made = (Counter(re.findall(r"warning: .*", text))
+                       for text in (self.compile(source, pristine), printed))
+        self.assertFalse(made - given, printed)
+
+    def test_no_file_of_the_series_compiles_with_a_warning(self):
+        """But for those that it has in the release."""
+        sources = added(r"(.*\.c)")
+        self.assertIn(SOURCE, sources)
+        self.assertIn("fftools/ffmpeg_filter.c", sources)
+        for source in sources:
+            with self.subTest(source):
+                self.check_warnings(source)
 
 
 class Fate(unittest.TestCase):
-    """FATE's tests of the filter, in FFmpeg's own tree and by FFmpeg's own runner."""
+    """FATE's tests that the series adds, in FFmpeg's own tree and by FFmpeg's own runner."""
 
-    def make(self, target):
+    def make(self, *targets):
         settings = {"OMP_NUM_THREADS": "1"}
         if (MODELS / "mini").is_dir():
             settings["FLASHVSR_MODEL_DIR"] = str(MODELS / "mini")
-        done = run("env", *(f"{name}={value}" for name, value in settings.items()), "make", target, cwd=OBJECTS,
+        done = run("env", *(f"{name}={value}" for name, value in settings.items()), "make", *targets, cwd=OBJECTS,
                    timeout=600)
         self.assertEqual(done.returncode, 0, done.stdout)
         return done.stdout
@@ -146,12 +189,15 @@ class Fate(unittest.TestCase):
     def test_every_reference_is_met(self):
         if not (OBJECTS / "ffbuild" / "config.mak").exists():
             self.skipTest(f"FFmpeg has not been built in {OBJECTS}")
-        references = {path.name for path in (ROOT / "vf_flashvsr" / "fate" / "ref").iterdir()}
-        enabled = {line.removeprefix("fate-") for line in self.make("fate-list").split() if "flashvsr-" in line}
-        self.assertEqual(enabled, references)
+        references = set(added("tests/ref/fate/(.*)"))
+        drain = "ffmpeg-filter_drain"
+        self.assertIn(drain, references)
+        names = {line.removeprefix("fate-") for line in self.make("fate-list").split()}
+        self.assertEqual({name for name in names if "flashvsr-" in name}, references - {drain})
+        self.assertIn(drain, names)
         # A warning of make's may stand in front, with codes for the terminal.
-        ran = set(re.findall(r"TEST +(\S+)$", self.make("fate-filter-flashvsr"), re.MULTILINE))
-        self.assertEqual(ran, references)
+        printed = self.make("fate-filter-flashvsr", f"fate-{drain}")
+        self.assertEqual(set(re.findall(r"TEST +(\S+)$", printed, re.MULTILINE)), references)
 
 
 if __name__ == "__main__":
