@@ -16,6 +16,7 @@ from typing import Any, Callable, Sequence
 from flashvsr_cluster.errors import ClusterError, UsageError
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+CALLS = 3  # of a program that is killed
 COMMON = ("-hide_banner", "-nostdin", "-nostats", "-y", "-loglevel", "repeat+level+warning")
 PASSTHROUGH = ("-fps_mode", "passthrough", "-enc_time_base", "filter")  # every frame at exactly its own time
 ERROR_LINE = re.compile(r"^(?P<context>(?:\[[^][]* @ [^][]*\] )*)\[(?:error|fatal|panic)\] (?P<text>.*)$")
@@ -72,13 +73,17 @@ def start(command: Sequence[str], **streams: Any) -> subprocess.Popen[str]:
 
 
 def call(command: Sequence[str]) -> Finished:
-    """Run a program to its end."""
-    with start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
-        try:
-            stdout, stderr = child.communicate()
-        except BaseException:
-            child.kill()
-            raise
+    """Run a program to its end; again where it was killed, as by a machine short of memory. What it does must be such
+    that it can be done again."""
+    for _ in range(CALLS):
+        with start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+            try:
+                stdout, stderr = child.communicate()
+            except BaseException:
+                child.kill()
+                raise
+        if child.returncode != -signal.SIGKILL:
+            break
     return Finished(child.returncode, stdout, stderr)
 
 
