@@ -65,7 +65,6 @@ private:
     void drop_finished();
     bool full_locked() const;
     void deal(const PicturePtr &picture, bool cut);
-    void begin_job(const Segment &segment);
     void hold(const PicturePtr &picture, bool cut);
     void plan_rounds();
     void end_clip();
