@@ -55,8 +55,8 @@ private:
 
 /// Splits a frame sequence of unknown length into rounds: a segment for each worker, all of a length, so that
 /// workers of a speed end together. The first round is short, since workers wait for its frames, and the last
-/// is what is left, in equal parts. The plan follows from the frames alone, not from who was when done. Not
-/// thread-safe.
+/// is what is left, in equal parts. The plan follows from the frames and that length, not from who was when
+/// done. Not thread-safe.
 class RoundPlanner {
 public:
     /// @param length  frames of a segment at most, those at its ends that it shares included; more than two
