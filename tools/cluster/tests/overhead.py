@@ -5,12 +5,14 @@
   overhead.py FILM --ffmpeg FFMPEG --vf GRAPH [--part-frames 300]
 
 Starts a Ray cluster of its own with room for one worker. Scene cuts are left unused, so that every part has its
-lead-in. Both run at the same time, so that both see the same machine; give it two cores and set OMP_NUM_THREADS=1. The
-exit status is 1 where the parts take more than 1.15 of the single run, by the clock or by ffmpeg's processor time.
+lead-in. Both run at the same time, so that both see the same machine, and at the same priority, where Ray would
+give its workers a lower one (15 by nice); give it two cores and set OMP_NUM_THREADS=1. The exit status is 1 where the
+parts take more than 1.15 of the single run, by the clock or by ffmpeg's processor time.
 """
 
 import argparse
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -61,6 +63,7 @@ def main() -> None:
     parser.add_argument("--part-frames", type=int, default=300)
     given = parser.parse_args()
 
+    os.environ["RAY_worker_niceness"] = "0"
     cluster = Cluster(1)
     try:
         with tempfile.TemporaryDirectory(prefix="overhead-") as name:
