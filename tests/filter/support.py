@@ -154,6 +154,15 @@ class Case(unittest.TestCase):
         self.assertEqual(run.filter_errors(), [], str(run))
         return run
 
+    def shell(self, block, timeout=300):
+        """Commands as a reader of the documents runs them, in a shell that finds this ffmpeg; default options mean
+        the miniature model."""
+        path = f"{BIN.resolve()}{os.pathsep}{os.environ['PATH']}"
+        run = self.check_sound(communicate(["bash", "-e", "-o", "pipefail", "-c", block], timeout, cwd=self.folder,
+                                           env=environment({"PATH": path, "FLASHVSR_MODEL_DIR": model("mini")})))
+        self.assertEqual(run.returncode, 0, str(run))
+        return run
+
     def probe(self, *given):
         """ffprobe's answer."""
         command = [str(BIN / "ffprobe"), "-v", "error", "-of", "json", *map(str, given)]
