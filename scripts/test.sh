@@ -20,11 +20,6 @@ if [[ ${#presets[@]} -eq 0 ]]; then
     fi
 fi
 
-if [[ -z ${FLASHVSR_GOLDEN_DIR:-} && -d $root/../shared/golden ]]; then
-    FLASHVSR_GOLDEN_DIR=$(cd "$root/../shared/golden" && pwd)
-fi
-[[ -z ${FLASHVSR_GOLDEN_DIR:-} ]] || export FLASHVSR_GOLDEN_DIR
-
 for preset in "${presets[@]}"; do
     "$root/scripts/build.sh" "$preset"
 done
