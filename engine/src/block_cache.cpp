@@ -27,9 +27,10 @@ size_t rounded_up(size_t bytes, size_t unit) {
 
 void *BlockCache::allocate(size_t bytes) {
     static_assert(sizeof(Header) <= header_bytes);
-    const size_t whole = rounded_up(bytes + header_bytes, bytes < least_cached ? header_bytes : page);
-    if (bytes < least_cached)
-        return make(whole, header_bytes);
+    const size_t least = rounded_up(bytes + header_bytes, header_bytes);
+    if (least < least_cached)
+        return make(least, header_bytes);
+    const size_t whole = rounded_up(least, page);
     {
         const std::lock_guard lock(mutex_);
         if (void *block = take_kept(whole))

@@ -51,6 +51,16 @@ TEST(BlockCache, KeepsNoSmallBlocks) {
     EXPECT_EQ(cache.kept(), 0U);
 }
 
+// With its header such a block reaches the size from which blocks are kept.
+TEST(BlockCache, KeepsOneBlockOfASizeJustBelowTheLeastOne) {
+    BlockCache cache;
+    for (size_t bytes = 127 * 1024; bytes <= 129 * 1024; bytes += 16)
+        for (int round = 0; round < 3; round++) {
+            cache.free(cache.allocate(bytes));
+            ASSERT_LE(cache.kept(), 140 * 1024U) << "after blocks of " << bytes;
+        }
+}
+
 TEST(BlockCache, SaysWhereThereIsNoMemory) {
     BlockCache cache;
     cache.free(cache.allocate(mebibyte));
