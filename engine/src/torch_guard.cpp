@@ -33,13 +33,14 @@ Error current_error() {
         // The first line of the message; what follows is a back-trace.
         std::string sentence = error.what_without_backtrace();
         sentence = sentence.substr(0, sentence.find('\n'));
-        // A CPU allocation that fails is no c10::OutOfMemoryError.
-        const bool memory = dynamic_cast<const c10::OutOfMemoryError *>(&error) != nullptr ||
-                            sentence.find("can't allocate memory") != std::string::npos;
-        if (memory)
+        // Of allocations that fail on the CPU, in CUDA itself or in its libraries none is a
+        // c10::OutOfMemoryError.
+        const auto says = [&](const char *words) { return sentence.find(words) != std::string::npos; };
+        if (dynamic_cast<const c10::OutOfMemoryError *>(&error) != nullptr || says("can't allocate memory") ||
+            says("CUDA error: out of memory") || says("STATUS_ALLOC_FAILED"))
             return {ENOMEM, sentence};
         // Libraries on top of CUDA do not all say what it was.
-        const std::string cause = sentence.find("CUDA error") == std::string::npos ? gpu_failure() : "";
+        const std::string cause = says("CUDA error") ? "" : gpu_failure();
         return {EIO, cause.empty() ? sentence : "CUDA error: " + cause + " (" + sentence + ")"};
     } catch (const std::exception &error) {
         return {EIO, error.what()};

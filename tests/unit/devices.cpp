@@ -2,6 +2,7 @@
 #include "error.h"
 #include "ops/device.h"
 #include "pipeline/device_list.h"
+#include "torch_guard.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -84,6 +85,20 @@ TEST(GpuReport, WhatIsNotAbleIsSaidInOneSentence) {
               "device 'cuda:1' (a GPU) has compute capability 7.5, but 8.0 is the least");
     EXPECT_EQ(sentence_about({.gpus = 2, .name = "a GPU", .major = 8}), "");
     EXPECT_EQ(sentence_about({.gpus = 2, .name = "a GPU", .major = 12}), "");
+}
+
+TEST(Errors, MemoryThatRunsOutBelowLibTorchIsSaidToBeMemory) {
+    const auto code_of = [](const char *sentence) {
+        try {
+            TORCH_CHECK(false, sentence);
+        } catch (...) {
+            return current_error().code();
+        }
+        return 0;
+    };
+    EXPECT_EQ(code_of("CUDA error: out of memory"), ENOMEM);
+    EXPECT_EQ(code_of("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), ENOMEM);
+    EXPECT_EQ(code_of("CUDA error: an illegal memory access was encountered"), EIO);
 }
 
 // The CPU's copies are the tensors themselves, and waiting for them takes no time.
