@@ -63,7 +63,7 @@ PipelineOptions pipeline_options(const FlashVSRSettings &settings) {
     if (settings.overlap < 0)
         fail(EINVAL, "overlap ", settings.overlap, " is below 0");
     options.overlap = settings.overlap;
-    if (settings.segment < 0 || (settings.segment > 0 && settings.segment < 2 * settings.overlap))
+    if (settings.segment < 0 || (settings.segment > 0 && settings.segment < 2 * int64_t{settings.overlap}))
         fail(EINVAL, "segment ", settings.segment, " is less than two overlaps of ", settings.overlap,
              " frames");
     options.segment = settings.segment;
@@ -168,7 +168,7 @@ void plan_tiles(StreamOptions &stream, const FlashVSRSettings &settings,
     case FLASHVSR_TILED_ON:
         if (settings.tile_size < 16 || settings.tile_size > FLASHVSR_MAX_SIZE)
             fail(EINVAL, "tile_size ", settings.tile_size, " is not between 16 and ", FLASHVSR_MAX_SIZE);
-        if (settings.tile_size < 2 * settings.tile_overlap)
+        if (settings.tile_size < 2 * int64_t{settings.tile_overlap})
             fail(EINVAL, "tile_size ", settings.tile_size, " is less than two overlaps of ",
                  settings.tile_overlap, " pixels (tile_overlap)");
         stream.tile = scaled(settings.tile_size);
