@@ -8,7 +8,9 @@
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 
+#include <condition_variable>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -88,15 +90,13 @@ inline std::vector<WorkerDevice> cpu_workers(size_t count) {
 
 /// Everything that a pipeline gives for the pictures, checking its rules on the way: it never asks for more
 /// while it is full, and numbers what it gives.
-inline std::vector<at::Tensor> run_pipeline(const PipelineOptions &options, size_t workers,
-                                            const std::vector<PicturePtr> &pictures, const Log &log) {
-    const c10::InferenceMode guard;
-    const auto pipeline = make_pipeline(options, cpu_workers(workers), log);
+/// @param sent pictures that it has been given before
+inline std::vector<at::Tensor> run_pipeline(Pipeline &pipeline, const std::vector<PicturePtr> &pictures,
+                                            size_t sent = 0) {
     std::vector<at::Tensor> out;
-    size_t sent = 0;
     for (;;) {
         OutputPicture picture;
-        switch (pipeline->receive(picture)) {
+        switch (pipeline.receive(picture)) {
         case Pipeline::Received::end:
             return out;
         case Pipeline::Received::picture:
@@ -105,16 +105,59 @@ inline std::vector<at::Tensor> run_pipeline(const PipelineOptions &options, size
             out.push_back(std::move(picture.data));
             break;
         case Pipeline::Received::send_more:
-            if (pipeline->full())
+            if (pipeline.full())
                 fail(EIO, "asked for more while full");
             if (sent < pictures.size())
-                pipeline->send(pictures[sent++]);
+                pipeline.send(pictures[sent++]);
             else
-                pipeline->flush();
+                pipeline.flush();
             break;
         }
     }
 }
+
+inline std::vector<at::Tensor> run_pipeline(const PipelineOptions &options, size_t workers,
+                                            const std::vector<PicturePtr> &pictures, const Log &log) {
+    const c10::InferenceMode guard;
+    return run_pipeline(*make_pipeline(options, cpu_workers(workers), log), pictures);
+}
+
+/// Where workers wait until they are let go on.
+class Gate {
+public:
+    /// @return how many came before
+    int wait() {
+        std::unique_lock lock(mutex_);
+        const int before = waiting_++;
+        changed_.notify_all();
+        changed_.wait(lock, [&] { return open_ || released_ == before; });
+        return before;
+    }
+    void open() {
+        set([&] { open_ = true; });
+    }
+    /// Let one go on alone, by how many came before it.
+    void release(int one) {
+        set([&] { released_ = one; });
+    }
+    /// Until so many have come.
+    void await(int count) {
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [&] { return waiting_ >= count; });
+    }
+
+private:
+    template <typename Change> void set(Change &&change) {
+        const std::lock_guard lock(mutex_);
+        change();
+        changed_.notify_all();
+    }
+
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    bool open_ = false;
+    int waiting_ = 0, released_ = -1;
+};
 
 /// Greatest difference of two pictures.
 inline double difference(const at::Tensor &a, const at::Tensor &b) {

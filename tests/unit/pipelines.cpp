@@ -9,6 +9,8 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <future>
+#include <memory>
 #include <random>
 #include <thread>
 
@@ -277,6 +279,83 @@ TEST(SegmentPipeline, EveryLengthComesBackWholeFromSeveralWorkers) {
             EXPECT_EQ(test::run_pipeline(options, 2, test::moving_pictures(input_size, frames), log).size(),
                       static_cast<size_t>(frames));
     }
+}
+
+// Segments much shorter than what a worker reads ahead among them.
+TEST(SegmentPipeline, TakesNoMoreThanItsWorkersNeed) {
+    const c10::InferenceMode guard;
+    const std::vector<PicturePtr> pictures = test::moving_pictures(input_size, 600);
+    const std::vector<std::pair<int64_t, int64_t>> settings = {{0, 1},   {0, 7},   {1, 9},   {10, 20},
+                                                               {10, 40}, {25, 57}, {10, 100}};
+    for (const auto &[overlap, segment] : settings)
+        for (const size_t workers : {1U, 2U, 3U}) {
+            SCOPED_TRACE(concat("overlap ", overlap, ", segment ", segment, ", ", workers, " workers"));
+            PipelineOptions options;
+            options.stream = test::stream_options(input_size);
+            options.multi_gpu = workers > 1 ? MultiGpu::frames : MultiGpu::off;
+            options.overlap = overlap;
+            options.segment = segment;
+            test::Gate gate;
+            options.before_step = [&](size_t, int64_t) { gate.wait(); };
+            const Log log;
+            const auto pipeline = make_pipeline(options, test::cpu_workers(workers), log);
+            const auto opened = std::shared_ptr<void>(nullptr, [&](void *) { gate.open(); });
+            const int64_t most = static_cast<int64_t>(workers) * (segment + schedule::look_ahead) + segment +
+                                 std::max<int64_t>(33, overlap + 5);
+            size_t sent = 0;
+            // Full for good, that is, once each worker has a segment.
+            for (int looks = 0; looks < 10; looks++)
+                if (pipeline->full()) {
+                    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+                } else {
+                    looks = 0;
+                    pipeline->send(pictures[sent++]);
+                    ASSERT_LE(sent, static_cast<size_t>(most));
+                }
+            gate.await(static_cast<int>(workers));
+            gate.open();
+            const std::vector<PicturePtr> clip(pictures.begin(), pictures.begin() + most);
+            EXPECT_EQ(test::run_pipeline(*pipeline, clip, sent).size(), clip.size());
+        }
+}
+
+TEST(SegmentPipeline, TakesThePictureThatItAskedForAlthoughAWorkerFailsMeanwhile) {
+    const c10::InferenceMode guard;
+    const std::vector<PicturePtr> pictures = test::moving_pictures(input_size, 230);
+    PipelineOptions options;
+    options.stream = test::stream_options(input_size);
+    options.multi_gpu = MultiGpu::frames;
+    options.segment = 100;
+    const auto expected = test::run_pipeline(options, 2, pictures, Log());
+
+    test::Gate gate;
+    std::promise<void> failed;
+    const Log log([&](LogLevel level, const std::string &) {
+        if (level == LogLevel::warning)
+            failed.set_value();
+    });
+    options.before_step = [&](size_t, int64_t) {
+        if (gate.wait() == 1)
+            fail(EIO, "injected");
+    };
+    const auto pipeline = make_pipeline(options, test::cpu_workers(2), log);
+    const auto opened = std::shared_ptr<void>(nullptr, [&](void *) { gate.open(); });
+    // The second segment has begun with enough for a start.
+    size_t sent = 0;
+    while (sent < 140)
+        pipeline->send(pictures[sent++]);
+    gate.await(2);
+    OutputPicture picture;
+    ASSERT_EQ(pipeline->receive(picture), Pipeline::Received::send_more);
+    gate.release(1);
+    failed.get_future().wait();
+    ASSERT_FALSE(pipeline->full());
+    pipeline->send(pictures[sent++]);
+    gate.open();
+    const auto got = test::run_pipeline(*pipeline, pictures, sent);
+    ASSERT_EQ(got.size(), expected.size());
+    for (size_t i = 0; i < got.size(); i++)
+        ASSERT_TRUE(at::equal(got[i], expected[i])) << "frame " << i;
 }
 
 TEST(SegmentPipeline, OneEndlessSegmentEqualsItsStream) {

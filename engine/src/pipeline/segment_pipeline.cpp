@@ -69,17 +69,24 @@ bool SegmentPipeline::full() const {
 }
 
 bool SegmentPipeline::full_locked() const {
+    if (awaits_send_)
+        return false;
     if (in_rounds_)
         return rounds_ && static_cast<int64_t>(waiting_.size()) >= rounds_->frames_wanted();
     if (jobs_.empty())
         return false;
-    const Job &newest = jobs_.back();
     if (!planner_.splits())
-        return static_cast<int64_t>(newest.inputs.size()) >= read_ahead;
-    // Devices that are free need a segment each to start on; one more waits with enough for a start, and with
-    // so much that the segment before it is complete.
-    return !newest.running &&
-           newest.inputs_seen() >= std::max(read_ahead, options_.overlap + schedule::look_ahead + 1);
+        return static_cast<int64_t>(jobs_.back().inputs.size()) >= read_ahead;
+    // Segments that are being made are given all that they need, devices that are free a segment each to
+    // start on. Then there waits enough for one more start.
+    int64_t waiting = 0;
+    for (const Job &job : jobs_) {
+        if (job.running && !job.closed)
+            return false;
+        if (!job.running && !job.done())
+            waiting += job.inputs_seen();
+    }
+    return waiting >= std::max(read_ahead, options_.overlap + schedule::look_ahead + 1);
 }
 
 void SegmentPipeline::send(PicturePtr picture) {
@@ -95,6 +102,7 @@ void SegmentPipeline::send(PicturePtr picture) {
         deal(picture, cut);
     last_ = picture;
     frames_in_++;
+    awaits_send_ = false;
     plan_rounds();
     changed_.notify_all();
 }
@@ -205,7 +213,10 @@ Pipeline::Received SegmentPipeline::receive(OutputPicture &picture) {
         return Received::picture;
     }
     throw_failure();
-    return finished() ? Received::end : Received::send_more;
+    if (finished())
+        return Received::end;
+    awaits_send_ = true;
+    return Received::send_more;
 }
 
 /// A picture of a segment, or nothing where its device failed meanwhile: what is not given out yet of the

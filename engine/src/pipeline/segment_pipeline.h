@@ -100,6 +100,7 @@ private:
     std::list<Job> jobs_;
     int64_t frames_in_ = 0, frames_out_ = 0;
     bool flushed_ = false;
+    bool awaits_send_ = false; ///< a picture was asked for: it is taken even if a device fails meanwhile
     std::optional<Error> failure_;
     std::vector<WorkerStats> stats_;
     std::vector<int64_t> steps_;
