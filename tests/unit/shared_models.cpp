@@ -5,10 +5,15 @@
 #include "model/shared_models.h"
 #include "pipeline/worker_devices.h"
 
+#include <c10/core/CPUAllocator.h>
+
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <future>
 #include <latch>
+#include <new>
 #include <optional>
 #include <thread>
 
@@ -250,14 +255,45 @@ TEST_F(SharedModels, ABrokenDirectoryIsLoadedOnceItIsMended) {
     EXPECT_TRUE(model_of(model_));
 }
 
+/// The allocator that LibTorch has, out of memory in one thread where that is wished for.
+class FailingAllocator final : public c10::Allocator {
+public:
+    static void fail_in_this_thread(bool wish) {
+        static auto *const installed = [] {
+            auto *made = new FailingAllocator(c10::GetCPUAllocator());
+            c10::SetCPUAllocator(made, 1);
+            return made;
+        }();
+        fail_ = installed != nullptr && wish;
+    }
+
+    c10::DataPtr allocate(size_t bytes) override {
+        if (fail_)
+            throw std::bad_alloc();
+        return real_->allocate(bytes);
+    }
+    c10::DeleterFnPtr raw_deleter() const override { return real_->raw_deleter(); }
+    void copy_data(void *to, const void *from, size_t bytes) const override {
+        default_copy_data(to, from, bytes);
+    }
+
+private:
+    explicit FailingAllocator(c10::Allocator *real) : real_(real) {}
+
+    static thread_local bool fail_;
+    c10::Allocator *const real_;
+};
+
+thread_local bool FailingAllocator::fail_ = false;
+
 /// A context by its C interface, for pictures of 16x16 that come out four times as large.
 class Context {
 public:
-    explicit Context(const fs::path &model, uint64_t seed = 0) {
+    explicit Context(const fs::path &model, uint64_t seed = 0, const char *device = "cpu") {
         flashvsr_settings_default(&settings_);
         settings_.width = settings_.height = side;
         settings_.model_dir = model.c_str();
-        settings_.device = "cpu";
+        settings_.device = device;
         settings_.seed = seed;
         settings_.log_opaque = this;
         settings_.log = [](void *opaque, int, const char *line) {
@@ -278,23 +314,34 @@ public:
         return stats.model_bytes;
     }
 
-    /// Output frames of a moving clip up to a count, or all of its 45.
-    std::vector<std::string> run(size_t wanted = count) {
+    /// The next output frames of a moving clip of 45, as many or all that are left.
+    std::vector<std::string> run(int wanted = count) {
         std::vector<std::string> out;
-        for (int sent = 0; out.size() < wanted;) {
-            std::string bytes(3 * out_side * out_side, '\0');
-            FlashVSRFrame frame = picture(bytes, out_side);
-            int ret = flashvsr_receive_frame(context_, &frame);
+        for (const int end = std::min(received_ + wanted, count); received_ < end;) {
+            std::string bytes;
+            int ret = receive(bytes);
             if (ret == 0)
                 out.push_back(std::move(bytes));
             else if (ret == FLASHVSR_EAGAIN)
-                ret = send(sent++);
+                ret = send(sent_++);
             if (ret < 0) {
                 ADD_FAILURE() << flashvsr_error(context_);
                 break;
             }
         }
         return out;
+    }
+
+    int receive(std::string &bytes) {
+        bytes.assign(3 * out_side * out_side, '\0');
+        FlashVSRFrame frame = picture(bytes, out_side);
+        const int ret = flashvsr_receive_frame(context_, &frame);
+        if (ret == 0) {
+            EXPECT_EQ(frame.index, received_);
+            EXPECT_EQ(frame.opaque, &places_[received_]);
+            received_++;
+        }
+        return ret;
     }
 
 private:
@@ -318,14 +365,16 @@ private:
         std::string bytes(3 * side * side, '\0');
         for (size_t i = 0; i < bytes.size(); i++)
             bytes[i] = static_cast<char>((i * 5 + static_cast<size_t>(index) * 3) % 200);
-        const FlashVSRFrame frame = picture(bytes, side);
+        FlashVSRFrame frame = picture(bytes, side);
+        frame.opaque = &places_[index];
         return flashvsr_send_frame(context_, &frame);
     }
 
     FlashVSRSettings settings_;
     std::string log_;
     FlashVSRContext *context_ = nullptr;
-    int result_;
+    int result_, sent_ = 0, received_ = 0;
+    std::array<char, count> places_{}; ///< what frames' opaques point to
 };
 
 using Contexts = SharedModels;
@@ -386,6 +435,29 @@ TEST_F(Contexts, OneThatIsClosedInTheMiddleLeavesTheOthersWhatTheyHave) {
     first.reset();
     EXPECT_TRUE(beside.get() == expected);
     EXPECT_EQ(shared_model_count(), 1);
+}
+
+TEST_F(Contexts, WithoutMultiGpuUseTheFirstOfAList) {
+    Context context(model_, 0, "cpu|cpu");
+    EXPECT_TRUE(
+        says(context, "device 'cpu|cpu' names 2 devices, but multi_gpu is 0: the first does it all\n"));
+    EXPECT_TRUE(says(context, ") on cpu in fp32: ")) << context.log();
+    EXPECT_TRUE(context.run() == Context(model_).run());
+}
+
+TEST_F(Contexts, AFrameThatCouldNotBeWrittenIsStillTheNext) {
+    FailingAllocator::fail_in_this_thread(false); // in place before there are other threads
+    const std::vector<std::string> expected = Context(model_).run();
+    Context context(model_);
+    std::vector<std::string> got = context.run(3);
+    std::string bytes;
+    FailingAllocator::fail_in_this_thread(true);
+    EXPECT_EQ(context.receive(bytes), -ENOMEM);
+    EXPECT_EQ(context.receive(bytes), -ENOMEM);
+    FailingAllocator::fail_in_this_thread(false);
+    const std::vector<std::string> rest = context.run();
+    got.insert(got.end(), rest.begin(), rest.end());
+    EXPECT_TRUE(got == expected);
 }
 
 TEST_F(Contexts, ThatDoNotOpenLeaveNothing) {

@@ -109,7 +109,7 @@ enum FlashVSRPrecision {
 
 /** How several devices share the work. */
 enum FlashVSRMultiGpu {
-    FLASHVSR_MULTI_GPU_OFF,    /**< the first device does it all */
+    FLASHVSR_MULTI_GPU_OFF,    /**< the first device does it all, the others are not opened */
     FLASHVSR_MULTI_GPU_FRAMES, /**< each takes the next segment of frames; segments are cross-faded */
     FLASHVSR_MULTI_GPU_TILES   /**< each takes some tiles of every frame; no seam in time */
 };
@@ -314,7 +314,7 @@ FLASHVSR_API int flashvsr_send_frame(FlashVSRContext *ctx, const FlashVSRFrame *
  *                      and index are set
  * @return 0; FLASHVSR_EAGAIN if frames can be sent first; FLASHVSR_END after the last frame of a
  *         flushed stream; -EINVAL for a frame that cannot be written to; or the error that stopped
- *         the work
+ *         the work. Where a picture could not be written (-ENOMEM, -EIO), the next call gives it again
  */
 FLASHVSR_API int flashvsr_receive_frame(FlashVSRContext *ctx, FlashVSRFrame *frame);
 

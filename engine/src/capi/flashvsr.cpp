@@ -48,12 +48,14 @@ template <typename Wish> class Timeline {
 public:
     explicit Timeline(Wish first) : from_({{0, std::move(first)}}) {}
 
+    /// For a frame that is done, such as a segment that is run again makes first, any wish.
     Wish at(int64_t frame) const {
         const std::lock_guard lock(mutex_);
-        return std::prev(from_.upper_bound(frame))->second;
+        const auto after = from_.upper_bound(frame);
+        return (after == from_.begin() ? after : std::prev(after))->second;
     }
 
-    /// @param done frames that nobody will ask for any more
+    /// @param done frames that are given out
     void change(int64_t frame, Wish wish, int64_t done) {
         const std::lock_guard lock(mutex_);
         from_[frame] = std::move(wish);
@@ -88,6 +90,7 @@ struct FlashVSRContext {
     std::map<std::string, DevicePictures> pictures;      ///< by GPU: those that came in its memory
     std::map<std::string, PictureConverters> converters; ///< by device, for output frames of other formats
     std::deque<void *> opaques;                          ///< of the frames inside
+    std::optional<OutputPicture> next;                   ///< that has come out and could not be written yet
     int64_t frames_in = 0, frames_out = 0;
     std::chrono::steady_clock::time_point opened; ///< when the model was there
 };
@@ -157,8 +160,14 @@ void open(FlashVSRContext &ctx, const FlashVSRSettings &settings) {
     PipelineOptions options = pipeline_options(settings);
     ctx.input = options.stream.input;
     std::vector<Placement> places;
-    for (const at::Device &device :
-         parse_devices(settings.device ? settings.device : "auto", options.multi_gpu != MultiGpu::off))
+    const std::string names = settings.device ? settings.device : "auto";
+    std::vector<at::Device> listed = parse_devices(names, options.multi_gpu != MultiGpu::off);
+    if (options.multi_gpu == MultiGpu::off && listed.size() > 1) {
+        ctx.log(LogLevel::warning, "device '", names, "' names ", listed.size(),
+                " devices, but multi_gpu is 0: the first does it all");
+        listed.erase(listed.begin() + 1, listed.end());
+    }
+    for (const at::Device &device : listed)
         places.push_back(placement_on(device, settings.precision));
     for (const Placement &place : places)
         if (!place.device.is_cpu())
@@ -338,17 +347,20 @@ int flashvsr_receive_frame(FlashVSRContext *ctx, FlashVSRFrame *frame) {
             fail(EINVAL, "the context was not opened");
         check_picture(*frame, static_cast<int>(ctx->output.width), static_cast<int>(ctx->output.height));
         const at::Device device = device_near(*ctx, *frame);
-        OutputPicture picture;
-        switch (ctx->pipeline->receive(picture)) {
-        case Pipeline::Received::send_more:
-            return FLASHVSR_EAGAIN;
-        case Pipeline::Received::end:
-            return FLASHVSR_END;
-        case Pipeline::Received::picture:
-            break;
+        if (!ctx->next) {
+            OutputPicture picture;
+            switch (ctx->pipeline->receive(picture)) {
+            case Pipeline::Received::send_more:
+                return FLASHVSR_EAGAIN;
+            case Pipeline::Received::end:
+                return FLASHVSR_END;
+            case Pipeline::Received::picture:
+                ctx->next = std::move(picture);
+            }
         }
-        write_picture(*ctx, picture, *frame, device);
-        frame->index = picture.index;
+        write_picture(*ctx, *ctx->next, *frame, device);
+        frame->index = ctx->next->index;
+        ctx->next.reset();
         frame->opaque = ctx->opaques.front();
         ctx->opaques.pop_front();
         ctx->frames_out++;
