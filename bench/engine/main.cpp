@@ -406,7 +406,8 @@ void measure(const Arguments &arguments) {
     const ModelWeights weights = weights_of(arguments, log);
     std::vector<WorkerDevice> devices;
     std::map<std::string, std::shared_ptr<const Model>> models;
-    for (const at::Device &device : parse_devices(arguments.device, options.multi_gpu != MultiGpu::off)) {
+    for (const at::Device &device :
+         parse_devices(arguments.device, options.multi_gpu != MultiGpu::off, log)) {
         const DeviceScope scope(device);
         std::shared_ptr<const Model> &model = models[device.str()];
         if (!model)

@@ -254,7 +254,7 @@ Arguments parse(const std::vector<std::string> &words) {
                 std::cout << "skipped: there is no GPU for device " << name << std::endl;
                 std::exit(exit_skipped);
             }
-            arguments.placement.device = parse_devices(name, false).front();
+            arguments.placement.device = parse_devices(name, false, Log()).front();
         } else if (words[i] == "--precision") {
             precision = value();
         } else if (words[i] == "--tolerance") {

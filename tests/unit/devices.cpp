@@ -10,16 +10,16 @@
 namespace flashvsr {
 namespace {
 
-std::string names(const std::string &setting, bool several = false) {
+std::string names(const std::string &setting, bool several, const Log &log = {}) {
     std::string text;
-    for (const at::Device &device : parse_devices(setting, several))
+    for (const at::Device &device : parse_devices(setting, several, log))
         text += (text.empty() ? "" : " ") + device.str();
     return text;
 }
 
 Error error_of(const std::string &setting) {
     try {
-        parse_devices(setting, false);
+        parse_devices(setting, false, Log());
     } catch (const Error &error) {
         return error;
     }
@@ -27,27 +27,41 @@ Error error_of(const std::string &setting) {
 }
 
 TEST(DeviceList, OneWorkerForEachEntry) {
-    EXPECT_EQ(names("cpu"), "cpu");
-    EXPECT_EQ(names("cpu|cpu"), "cpu cpu");
-    EXPECT_EQ(names("cpu,cpu,cpu"), "cpu cpu cpu");
+    EXPECT_EQ(names("cpu", true), "cpu");
+    EXPECT_EQ(names("cpu|cpu", true), "cpu cpu");
+    EXPECT_EQ(names("cpu,cpu,cpu", true), "cpu cpu cpu");
+}
+
+TEST(DeviceList, TheFirstAloneWhereOneIsWishedFor) {
+    std::string said;
+    const Log log([&](LogLevel level, const std::string &line) {
+        EXPECT_EQ(level, LogLevel::warning);
+        said += line;
+    });
+    EXPECT_EQ(names("cpu", false, log), "cpu");
+    EXPECT_EQ(said, "");
+    EXPECT_EQ(names("cpu|cpu", false, log), "cpu");
+    EXPECT_EQ(said, "device 'cpu|cpu' names 2 devices, but multi_gpu is 0: the first does it all");
+    EXPECT_EQ(error_of("cpu|gpu").code(), ENODEV);
 }
 
 TEST(DeviceList, AutoIsTheCpuWhereThereIsNoGpu) {
     if (gpu_count() > 0)
         GTEST_SKIP() << "there is a GPU";
-    EXPECT_EQ(names("auto"), "cpu");
+    EXPECT_EQ(names("auto", false), "cpu");
     EXPECT_EQ(names("auto", true), "cpu");
-    EXPECT_EQ(names("all"), "cpu");
+    EXPECT_EQ(names("all", true), "cpu");
 }
 
 TEST(DeviceList, AutoIsOneGpuOrAllThatThereAre) {
     const int count = gpu_count();
     if (count == 0)
         GTEST_SKIP() << "there is no GPU";
-    EXPECT_EQ(names("auto"), "cuda:0");
-    EXPECT_EQ(parse_devices("auto", true).size(), static_cast<size_t>(count));
-    EXPECT_EQ(parse_devices("all", false).size(), static_cast<size_t>(count));
-    EXPECT_EQ(names("0|cuda:0"), "cuda:0 cuda:0");
+    EXPECT_EQ(names("auto", false), "cuda:0");
+    EXPECT_EQ(parse_devices("auto", true, Log()).size(), static_cast<size_t>(count));
+    EXPECT_EQ(parse_devices("all", true, Log()).size(), static_cast<size_t>(count));
+    EXPECT_EQ(names("all", false), "cuda:0");
+    EXPECT_EQ(names("0|cuda:0", true), "cuda:0 cuda:0");
 }
 
 TEST(DeviceList, UnknownNamesAreNamed) {

@@ -160,14 +160,8 @@ void open(FlashVSRContext &ctx, const FlashVSRSettings &settings) {
     PipelineOptions options = pipeline_options(settings);
     ctx.input = options.stream.input;
     std::vector<Placement> places;
-    const std::string names = settings.device ? settings.device : "auto";
-    std::vector<at::Device> listed = parse_devices(names, options.multi_gpu != MultiGpu::off);
-    if (options.multi_gpu == MultiGpu::off && listed.size() > 1) {
-        ctx.log(LogLevel::warning, "device '", names, "' names ", listed.size(),
-                " devices, but multi_gpu is 0: the first does it all");
-        listed.erase(listed.begin() + 1, listed.end());
-    }
-    for (const at::Device &device : listed)
+    for (const at::Device &device : parse_devices(settings.device ? settings.device : "auto",
+                                                  options.multi_gpu != MultiGpu::off, ctx.log))
         places.push_back(placement_on(device, settings.precision));
     for (const Placement &place : places)
         if (!place.device.is_cpu())

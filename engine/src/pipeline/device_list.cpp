@@ -50,12 +50,17 @@ void add(const std::string &name, bool several, std::vector<at::Device> &devices
 
 } // namespace
 
-std::vector<at::Device> parse_devices(const std::string &setting, bool several) {
+std::vector<at::Device> parse_devices(const std::string &setting, bool several, const Log &log) {
     std::vector<at::Device> devices;
     for (size_t begin = 0; begin <= setting.size();) {
         const size_t end = std::min(setting.find_first_of("|,", begin), setting.size());
         add(setting.substr(begin, end - begin), several, devices);
         begin = end + 1;
+    }
+    if (!several && devices.size() > 1) {
+        log(LogLevel::warning, "device '", setting, "' names ", devices.size(),
+            " devices, but multi_gpu is 0: the first does it all");
+        devices.erase(devices.begin() + 1, devices.end());
     }
     return devices;
 }

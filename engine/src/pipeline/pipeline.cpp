@@ -56,8 +56,6 @@ std::unique_ptr<Pipeline> make_pipeline(const PipelineOptions &options, std::vec
         log(LogLevel::warning, "multi_gpu needs two devices or more, there is one: ", devices.front().name);
         chosen.multi_gpu = MultiGpu::off;
     }
-    if (chosen.multi_gpu == MultiGpu::off)
-        devices.erase(devices.begin() + 1, devices.end());
     if (chosen.multi_gpu == MultiGpu::tiles)
         return std::make_unique<TilePipeline>(chosen, std::move(devices), log);
     return std::make_unique<SegmentPipeline>(chosen, std::move(devices), log);
