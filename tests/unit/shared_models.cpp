@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
+#include "failing_allocator.h"
 #include "weights_support.h"
 
 #include "flashvsr/flashvsr.h"
 #include "model/shared_models.h"
 #include "pipeline/worker_devices.h"
-
-#include <c10/core/CPUAllocator.h>
 
 #include <algorithm>
 #include <array>
@@ -13,7 +12,6 @@
 #include <chrono>
 #include <future>
 #include <latch>
-#include <new>
 #include <optional>
 #include <thread>
 
@@ -255,37 +253,6 @@ TEST_F(SharedModels, ABrokenDirectoryIsLoadedOnceItIsMended) {
     EXPECT_TRUE(model_of(model_));
 }
 
-/// The allocator that LibTorch has, out of memory in one thread where that is wished for.
-class FailingAllocator final : public c10::Allocator {
-public:
-    static void fail_in_this_thread(bool wish) {
-        static auto *const installed = [] {
-            auto *made = new FailingAllocator(c10::GetCPUAllocator());
-            c10::SetCPUAllocator(made, 1);
-            return made;
-        }();
-        fail_ = installed != nullptr && wish;
-    }
-
-    c10::DataPtr allocate(size_t bytes) override {
-        if (fail_)
-            throw std::bad_alloc();
-        return real_->allocate(bytes);
-    }
-    c10::DeleterFnPtr raw_deleter() const override { return real_->raw_deleter(); }
-    void copy_data(void *to, const void *from, size_t bytes) const override {
-        default_copy_data(to, from, bytes);
-    }
-
-private:
-    explicit FailingAllocator(c10::Allocator *real) : real_(real) {}
-
-    static thread_local bool fail_;
-    c10::Allocator *const real_;
-};
-
-thread_local bool FailingAllocator::fail_ = false;
-
 /// A context by its C interface, for pictures of 16x16 that come out four times as large.
 class Context {
 public:
@@ -446,15 +413,16 @@ TEST_F(Contexts, WithoutMultiGpuUseTheFirstOfAList) {
 }
 
 TEST_F(Contexts, AFrameThatCouldNotBeWrittenIsStillTheNext) {
-    FailingAllocator::fail_in_this_thread(false); // in place before there are other threads
+    FailingAllocator &allocator = FailingAllocator::installed();
     const std::vector<std::string> expected = Context(model_).run();
     Context context(model_);
     std::vector<std::string> got = context.run(3);
     std::string bytes;
-    FailingAllocator::fail_in_this_thread(true);
-    EXPECT_EQ(context.receive(bytes), -ENOMEM);
-    EXPECT_EQ(context.receive(bytes), -ENOMEM);
-    FailingAllocator::fail_in_this_thread(false);
+    for (int round = 0; round < 2; round++) {
+        allocator.start(0);
+        EXPECT_EQ(context.receive(bytes), -ENOMEM);
+        allocator.stop();
+    }
     const std::vector<std::string> rest = context.run();
     got.insert(got.end(), rest.begin(), rest.end());
     EXPECT_TRUE(got == expected);
