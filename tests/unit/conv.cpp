@@ -148,7 +148,8 @@ TEST_P(Convolutions, OfPicturesThatBringTheirBorder) {
     std::vector<Case> cases = small_cases;
     if (GetParam().device == at::kCUDA)
         // Whole tiles, as our own kernel wants them, and others.
-        cases.insert(cases.end(), {{4, 48, 80, 768, 256}, {16, 48, 64, 128, 136, false}, {9, 50, 63, 128, 256}});
+        cases.insert(cases.end(),
+                     {{4, 48, 80, 768, 256}, {16, 48, 64, 128, 136, false}, {9, 50, 63, 128, 256}});
     for (const Case &c : cases) {
         SCOPED_TRACE(describe(c));
         const at::Tensor x = pixels({c.images, c.in, c.height + 2, c.width + 2});
@@ -220,7 +221,10 @@ TEST_P(Convolutions, OfUpsampledPicturesAreThoseOfTheLargerPicture) {
 }
 
 TEST_P(Convolutions, GiveEqualBitsForEqualInputs) {
-    const at::Tensor x = pixels({2, 128, 70, 40}), residual = pixels({2, 128, 70, 40});
+    // Of a size that our own kernel takes on a GPU.
+    const std::vector<int64_t> shape = GetParam().device == at::kCUDA ? std::vector<int64_t>{2, 128, 160, 144}
+                                                                      : std::vector<int64_t>{2, 128, 70, 40};
+    const at::Tensor x = pixels(shape), residual = pixels(shape);
     const ConvWeights w = weights({128, 128, 3, 3}, true);
     const at::Tensor first = conv2d(x, w, true, residual);
     for (int i = 0; i < 10; i++)

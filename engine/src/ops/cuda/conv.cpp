@@ -53,7 +53,7 @@ at::Tensor cudnn(const at::Tensor &x, const ConvWeights &weights, bool relu, con
 
 /// A convolution by 2x2 windows in fp32 as a matrix product: cuDNN's kernel for them has more than twice the
 /// error of its 3x3 ones, which are what folded upsampling stands for.
-at::Tensor unfolded(const at::Tensor &x, const at::Tensor &weight, bool relu) {
+at::Tensor as_matrix_product(const at::Tensor &x, const at::Tensor &weight, bool relu) {
     const std::array<int64_t, 2> window = {2, 2}, stride = {1, 1}, pad = {1, 1};
     at::Tensor y = at::thnn_conv2d(x, weight, window, std::nullopt, stride, pad);
     return relu ? y.relu_() : y;
@@ -142,7 +142,7 @@ at::Tensor upsample_conv2d(const at::Tensor &x, const UpsampleConvWeights &weigh
     }
     // One row and column more than the picture has: each quarter leaves out another.
     const at::Tensor quarters = pixels.scalar_type() == at::kFloat
-                                    ? unfolded(pixels, weights.weight, relu)
+                                    ? as_matrix_product(pixels, weights.weight, relu)
                                     : cudnn(pixels, {weights.weight, {}}, relu, {});
     for (int64_t i = 0; i < 4 * growth; i++) {
         const int64_t frame = i / 4, row = i / 2 % 2, col = i % 2;
