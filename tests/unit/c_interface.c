@@ -121,6 +121,18 @@ static void misuse(const FlashVSRSettings *settings)
     EXPECT(flashvsr_open(&ctx, &bad) < 0);
     EXPECT(strstr(flashvsr_error(ctx), "99"));
     flashvsr_close(&ctx);
+    bad = *settings;
+    bad.tiled = FLASHVSR_TILED_ON;
+    bad.tile_overlap = 1 << 30; /* twice that is no int */
+    EXPECT(flashvsr_open(&ctx, &bad) == -EINVAL);
+    EXPECT(strstr(flashvsr_error(ctx), "tile_overlap"));
+    flashvsr_close(&ctx);
+    bad = *settings;
+    bad.overlap = 1 << 30;
+    bad.segment = 100;
+    EXPECT(flashvsr_open(&ctx, &bad) == -EINVAL);
+    EXPECT(strstr(flashvsr_error(ctx), "two overlaps"));
+    flashvsr_close(&ctx);
 
     EXPECT(flashvsr_open(&ctx, settings) == 0);
     EXPECT(flashvsr_send_frame(ctx, &frame) < 0);
