@@ -146,6 +146,12 @@ public:
         changed_.wait(lock, [&] { return waiting_ >= count; });
     }
 
+    /// Opens it at the end of a scope, before a pipeline that was made earlier there waits for its workers.
+    struct Opener {
+        Gate &gate;
+        ~Opener() { gate.open(); }
+    };
+
 private:
     template <typename Change> void set(Change &&change) {
         const std::lock_guard lock(mutex_);

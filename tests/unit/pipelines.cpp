@@ -10,7 +10,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <future>
-#include <memory>
 #include <random>
 #include <thread>
 
@@ -299,9 +298,10 @@ TEST(SegmentPipeline, TakesNoMoreThanItsWorkersNeed) {
             options.before_step = [&](size_t, int64_t) { gate.wait(); };
             const Log log;
             const auto pipeline = make_pipeline(options, test::cpu_workers(workers), log);
-            const auto opened = std::shared_ptr<void>(nullptr, [&](void *) { gate.open(); });
+            const test::Gate::Opener opener{gate};
             const int64_t most = static_cast<int64_t>(workers) * (segment + schedule::look_ahead) + segment +
-                                 std::max<int64_t>(33, overlap + 5);
+                                 std::max(schedule::first_frames_in + schedule::frames_per_chunk,
+                                          overlap + schedule::look_ahead + 1);
             size_t sent = 0;
             // Full for good, that is, once each worker has a segment.
             for (int looks = 0; looks < 10; looks++)
@@ -339,7 +339,7 @@ TEST(SegmentPipeline, TakesThePictureThatItAskedForAlthoughAWorkerFailsMeanwhile
             fail(EIO, "injected");
     };
     const auto pipeline = make_pipeline(options, test::cpu_workers(2), log);
-    const auto opened = std::shared_ptr<void>(nullptr, [&](void *) { gate.open(); });
+    const test::Gate::Opener opener{gate};
     // The second segment has begun with enough for a start.
     size_t sent = 0;
     while (sent < 140)
