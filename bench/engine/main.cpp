@@ -283,16 +283,17 @@ public:
     SteadyStream(const PipelineOptions &options, const WorkerDevice &device,
                  const std::vector<PicturePtr> &pictures, const Log &log)
         : converters_(device.model->placement.device),
-          stream_(device.model, options.stream, device.memory, log), pictures_(pictures) {
+          stream_(device.model, options.stream, device.memory, log),
+          downloads_(device.model->placement.device), pictures_(pictures) {
         constexpr int warm_up = 3;
         run(warm_up);
     }
 
     /// Chunks one behind the other, as in a pipeline: the pictures of one come down while the next is made.
     void run(int chunks) {
-        std::optional<Download> under_way;
+        std::optional<Unfinished> under_way;
         for (int i = 0; i < chunks; i++) {
-            const Download next = step();
+            const Unfinished next = step();
             if (under_way)
                 under_way->wait();
             under_way.emplace(next);
@@ -301,16 +302,17 @@ public:
     }
 
     /// The next chunk, from pictures in host memory on; its pictures are on their way back.
-    Download step(const Observer &observer = {}) {
+    Unfinished step(const Observer &observer = {}) {
         std::vector<at::Tensor> frames;
         for (int64_t count = stream_.frames_wanted(); count > 0; count--)
             frames.push_back(pictures_[next_++ % pictures_.size()]->to_tensor(converters_));
-        return Download(stream_.step(frames, observer).data);
+        return downloads_.begin(stream_.step(frames, observer).data);
     }
 
 private:
     PictureConverters converters_;
     FrameStream stream_;
+    Downloads downloads_;
     const std::vector<PicturePtr> &pictures_;
     size_t next_ = 0;
 };
@@ -332,7 +334,7 @@ ChunkFigures measure_chunk(const PipelineOptions &options, const WorkerDevice &d
         const bool by_part = i % 2 == 1;
         if (!by_part)
             timer.enter("chunk");
-        const Download pictures_down = stream.step(by_part ? marks : Observer{});
+        const Unfinished pictures_down = stream.step(by_part ? marks : Observer{});
         timer.enter("");
         pictures_down.wait();
         std::map<std::string, double> parts = timer.take_milliseconds();

@@ -694,7 +694,7 @@ TEST_F(CudaOps, APictureHasTheCpusBitsThereAndBack) {
         const at::Tensor packed = at::empty({picture_bytes(converter.format(), converter.size())},
                                             at::TensorOptions(gpu).dtype(at::kByte));
         converter.from_pixels(pixels, packed);
-        unpack_picture(Download(packed).wait(), frame_of(back, depth));
+        unpack_picture(Downloads(gpu).begin(packed).wait(), frame_of(back, depth));
         EXPECT_LE(greatest(wide(back) - wide(planes)), depth == float_depth ? 0x1p-24 : 0) << depth;
     }
 }
@@ -858,15 +858,21 @@ TEST_F(CudaOps, ColorFixes) {
         }
 }
 
-TEST_F(CudaOps, ADownloadKeepsWhatItCopies) {
+TEST_F(CudaOps, DownloadsKeepWhatTheyCopyAndNoLonger) {
     const DeviceScope scope(gpu);
-    at::Tensor source = at::arange(1 << 24, at::TensorOptions(gpu).dtype(at::kInt));
-    const Download download(source);
+    Downloads downloads(gpu);
+    const auto numbers = [](const at::Device &device) {
+        return at::arange(1 << 24, at::TensorOptions(device).dtype(at::kInt));
+    };
+    at::Tensor source = numbers(gpu);
+    const c10::weak_intrusive_ptr<at::TensorImpl> memory(source.getIntrusivePtr());
+    const Unfinished download = downloads.begin(source);
     source.reset();
     at::full({1 << 24}, -1, at::TensorOptions(gpu).dtype(at::kInt)); // where the source was, if it were free
-    const at::Tensor host = download.wait();
-    EXPECT_TRUE(at::equal(host, at::arange(1 << 24, at::kInt)));
-    EXPECT_TRUE(Download(host).wait().is_same(host));
+    EXPECT_TRUE(at::equal(download.wait(), numbers(at::kCPU)));
+    const Unfinished other = downloads.begin(at::zeros({1}, gpu));
+    EXPECT_TRUE(memory.expired());
+    EXPECT_TRUE(downloads.begin(other.wait()).wait().is_same(other.wait()));
 }
 
 } // namespace

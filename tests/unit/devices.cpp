@@ -116,9 +116,9 @@ TEST(Errors, MemoryThatRunsOutBelowLibTorchIsSaidToBeMemory) {
 }
 
 // The CPU's copies are the tensors themselves, and waiting for them takes no time.
-TEST(Download, OfTheHostIsTheTensor) {
+TEST(Downloads, OfTheHostAreTheTensors) {
     const at::Tensor tensor = at::rand({2, 3});
-    EXPECT_TRUE(Download(tensor).wait().is_same(tensor));
+    EXPECT_TRUE(Downloads(at::kCPU).begin(tensor).wait().is_same(tensor));
 }
 
 } // namespace

@@ -278,60 +278,6 @@ at::Tensor upload(const at::Tensor &host, const at::Device &device) {
     return to;
 }
 
-/// A copy under way. Both its ends stay until it is done: LibTorch's allocators do not know of it. (Where
-/// they do, they ask the device about it when memory is given back, and an exception there would end the
-/// process.)
-struct Download::Copy {
-    Copy(const at::Tensor &from, const at::Tensor &to)
-        : source(from), host(to), lease(from.device(), StreamLease::Use::copies), made(from.device().type()),
-          done(from.device().type()) {}
-    Copy(const Copy &) = delete;
-    Copy &operator=(const Copy &) = delete;
-    ~Copy() {
-        try {
-            done.synchronize();
-        } catch (...) { // NOLINT(bugprone-empty-catch): a device that failed copies no more
-        }
-    }
-
-    at::Tensor source, host;
-    StreamLease lease;
-    c10::Event made, done;
-};
-
-Download::Download(const at::Tensor &tensor) {
-    if (tensor.is_cpu()) {
-        host_ = tensor;
-        return;
-    }
-    const c10::impl::VirtualGuardImpl device = backend(tensor.device());
-    const at::Tensor source = tensor.contiguous();
-    host_ = at::empty(source.sizes(), source.options().device(at::kCPU).pinned_memory(true));
-    copy_ = std::make_shared<Copy>(source, host_);
-    copy_->made.record(device.getStream(tensor.device()));
-    const c10::Stream &copies = copy_->lease.stream();
-    copy_->made.block(copies);
-    cuda::copy(host_, source, copies);
-    copy_->done.record(copies);
-}
-
-namespace {
-
-/// Asked for again and again: the run time's own wait would keep a processor busy.
-void wait_for(const c10::Event &event) {
-    constexpr std::chrono::microseconds pause(200);
-    while (!event.query())
-        std::this_thread::sleep_for(pause);
-}
-
-} // namespace
-
-at::Tensor Download::wait() const {
-    if (copy_)
-        wait_for(copy_->done);
-    return host_;
-}
-
 namespace {
 
 /// Whichever of two devices is a GPU.
@@ -367,18 +313,55 @@ void queue_copy(const at::Tensor &to, const at::Tensor &from, int64_t dim) {
         cuda::copy(to, from, backend(gpu).getStream(gpu), dim);
 }
 
-Unfinished::Unfinished(const at::Tensor &tensor) : tensor_(tensor) {
-    if (tensor.is_cpu())
-        return;
-    auto made = std::make_shared<c10::Event>(tensor.device().type());
-    made->record(backend(tensor.device()).getStream(tensor.device()));
-    made_ = std::move(made);
+namespace {
+
+/// What comes when a stream has done all that it was given.
+std::shared_ptr<const c10::Event> record_event(const c10::Stream &stream) {
+    auto event = std::make_shared<c10::Event>(stream.device_type());
+    event->record(stream);
+    return event;
 }
 
+} // namespace
+
+Unfinished::Unfinished(const at::Tensor &tensor)
+    : Unfinished(tensor, tensor.is_cpu()
+                             ? nullptr
+                             : record_event(backend(tensor.device()).getStream(tensor.device()))) {}
+
 at::Tensor Unfinished::wait() const {
-    if (made_)
-        wait_for(*made_);
+    // Asked for again and again: the run time's own wait would keep a processor busy.
+    constexpr std::chrono::microseconds pause(200);
+    while (finished_ && !finished_->query())
+        std::this_thread::sleep_for(pause);
     return tensor_;
+}
+
+Downloads::Downloads(const at::Device &device) {
+    if (!device.is_cpu())
+        stream_ = std::make_unique<StreamLease>(device, StreamLease::Use::copies);
+}
+
+Downloads::~Downloads() {
+    try {
+        for (const Copy &copy : under_way_)
+            copy.done->synchronize();
+    } catch (...) { // NOLINT(bugprone-empty-catch): a device that failed copies no more
+    }
+}
+
+Unfinished Downloads::begin(const at::Tensor &tensor) {
+    if (tensor.is_cpu())
+        return Unfinished(tensor);
+    while (!under_way_.empty() && under_way_.front().done->query())
+        under_way_.pop_front();
+    const at::Tensor from = tensor.contiguous(), to = empty_beside(from, at::kCPU);
+    const Unfinished made(from);
+    const c10::Stream &stream = stream_->stream();
+    made.finished_->block(stream);
+    cuda::copy(to, from, stream);
+    under_way_.push_back({from, to, record_event(stream)});
+    return {to, under_way_.back().done};
 }
 
 int gpu_of(const Surface &surface) {

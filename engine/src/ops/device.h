@@ -140,23 +140,6 @@ private:
 /// memory may be used again at once.
 at::Tensor upload(const at::Tensor &host, const at::Device &device);
 
-/// A tensor on its way to the host, beside what the device is given to do next. A tensor of the host is there
-/// already. Copies of it are the same download. Not to be waited for by two threads at once.
-class Download {
-public:
-    /// Queues the copy behind the work of the thread's stream, in a stream for copies.
-    explicit Download(const at::Tensor &tensor);
-
-    /// The tensor in host memory; waits for it.
-    /// @throws Error or c10::Error where the device failed on the way
-    at::Tensor wait() const;
-
-private:
-    struct Copy;
-    at::Tensor host_;
-    std::shared_ptr<Copy> copy_; ///< undefined for a tensor of the host
-};
-
 /// The tensor on another device, the host's in pinned memory; the tensor itself where it is there already.
 /// Queued in this thread's stream: until synchronize_stream() both must stay, and neither may change.
 at::Tensor queue_copy(const at::Tensor &tensor, const at::Device &to);
@@ -167,7 +150,8 @@ at::Tensor empty_beside(const at::Tensor &tensor, const at::Device &to);
 /// Queue a copy, as above, of a piece of a contiguous tensor along a dimension to such a piece of another.
 void queue_copy(const at::Tensor &to, const at::Tensor &from, int64_t dim);
 
-/// A tensor that its device may still be making, and that stays there. Copies of it are of the same tensor.
+/// A tensor that a device may still be making, or that is on its way from it. Copies of it are of the same
+/// tensor.
 class Unfinished {
 public:
     /// @param tensor what this thread has queued the making of
@@ -178,8 +162,36 @@ public:
     at::Tensor wait() const;
 
 private:
+    friend class Downloads;
+    Unfinished(at::Tensor tensor, std::shared_ptr<const c10::Event> finished)
+        : tensor_(std::move(tensor)), finished_(std::move(finished)) {}
+
     at::Tensor tensor_;
-    std::shared_ptr<const c10::Event> made_; ///< undefined for a tensor of the host
+    std::shared_ptr<const c10::Event> finished_; ///< undefined for a tensor of the host
+};
+
+/// Tensors on their way from a device to the host, in a stream of their own: beside what the device is given
+/// to do next. For one thread at a time. Destroying it waits for those under way.
+class Downloads {
+public:
+    explicit Downloads(const at::Device &device);
+    ~Downloads();
+    Downloads(Downloads &&) = default;
+
+    /// Queues the copy behind the work of the thread's stream. The device's memory is kept until it is done
+    /// and the next begins, however long the host's is. A tensor of the host is there already.
+    Unfinished begin(const at::Tensor &tensor);
+
+private:
+    /// LibTorch's allocators do not know of the copying. (Where they do, they ask the device about it when
+    /// memory is given back, and an exception there would end the process.)
+    struct Copy {
+        at::Tensor from, to;
+        std::shared_ptr<const c10::Event> done;
+    };
+
+    std::unique_ptr<StreamLease> stream_; ///< undefined for the host
+    std::deque<Copy> under_way_;
 };
 
 /// Rows of a program's picture in a GPU's memory, and where they are in a packed one. Bytes.

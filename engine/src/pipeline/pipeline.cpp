@@ -10,15 +10,11 @@
 
 namespace flashvsr {
 
-std::vector<PendingPicture> pending_pictures(const Pictures &pictures, size_t worker) {
-    std::function<at::Tensor()> wait;
-    if (pictures.stay)
-        wait = [made = Unfinished(pictures.data)] { return made.wait(); };
-    else
-        wait = [download = Download(pictures.data)] { return download.wait(); };
+std::vector<PendingPicture> pending_pictures(const Pictures &pictures, Downloads &downloads, size_t worker) {
+    const Unfinished data = pictures.stay ? Unfinished(pictures.data) : downloads.begin(pictures.data);
     std::vector<PendingPicture> pending;
     for (int64_t i = 0; i < pictures.data.size(0); i++) {
-        pending.push_back({wait, i, worker, std::nullopt});
+        pending.push_back({data, i, worker, std::nullopt});
         if (!pictures.formats.empty())
             pending.back().format = pictures.formats[i];
     }

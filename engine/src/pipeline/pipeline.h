@@ -26,16 +26,16 @@ struct OutputPicture {
 
 /// A picture that a device may still be making: one of those that come down together.
 struct PendingPicture {
-    std::function<at::Tensor()> pictures; ///< waits for Pictures::data
+    Unfinished pictures; ///< Pictures::data
     int64_t place = 0;
     size_t worker = 0; ///< who makes it
     std::optional<PictureFormat> format;
 
-    at::Tensor wait() const { return pictures().select(0, place); }
+    at::Tensor wait() const { return pictures.wait().select(0, place); }
 };
 
 /// Pictures on their way to the host, or to be finished where they stay.
-std::vector<PendingPicture> pending_pictures(const Pictures &pictures, size_t worker);
+std::vector<PendingPicture> pending_pictures(const Pictures &pictures, Downloads &downloads, size_t worker);
 
 struct WorkerStats {
     std::string device;

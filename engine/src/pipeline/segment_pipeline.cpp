@@ -337,7 +337,7 @@ SegmentPipeline::Worker SegmentPipeline::make_worker(size_t index) const {
     const WorkerDevice &device = devices_[index];
     return {index, options,
             make_batch_planner(options, stream_grid(options), *device.model, device.memory, log_),
-            StepTimer(device.model->placement.device)};
+            StepTimer(device.model->placement.device), Downloads(device.model->placement.device)};
 }
 
 /// The caller may end a segment earlier meanwhile.
@@ -403,7 +403,7 @@ void SegmentPipeline::run(Worker &worker, Job &job, const std::stop_token &stop)
         for (const PicturePtr &picture : held)
             frames.push_back(picture->to_tensor(converters));
         const std::vector<PendingPicture> pictures =
-            pending_pictures(stream.step(frames, observer), worker.index);
+            pending_pictures(stream.step(frames, observer), worker.downloads, worker.index);
         worker.timer.end();
 
         std::unique_lock lock(mutex_);

@@ -53,6 +53,7 @@ private:
         StreamOptions options; ///< with tiles as large as was found to fit
         BatchPlanner planner;
         StepTimer timer;
+        Downloads downloads;
     };
 
     void work(size_t worker, const std::stop_token &stop);

@@ -22,7 +22,7 @@ constexpr size_t chunks_under_way = 2;
 TilePipeline::TilePipeline(const PipelineOptions &options, std::vector<WorkerDevice> devices, const Log &log)
     : options_(options), devices_(std::move(devices)), log_(log),
       lead_(devices_.front().model->placement.device), pictures_(options.stream, lead_),
-      grid_(stream_grid(options.stream)), feather_(grid_, pictures_.target(), lead_),
+      grid_(stream_grid(options.stream)), feather_(grid_, pictures_.target(), lead_), downloads_(lead_),
       stats_(devices_.size()) {
     // Shares of whole batches, so that the batches are those of one device.
     const auto batch = static_cast<size_t>(
@@ -248,7 +248,7 @@ void TilePipeline::finish(Job &job, const std::stop_token &stop) {
     std::vector<PendingPicture> pictures;
     try {
         const DeviceScope scope(lead_);
-        pictures = pending_pictures(blend(job), 0);
+        pictures = pending_pictures(blend(job), downloads_, 0);
         synchronize_stream(lead_);
     } catch (...) {
         const std::lock_guard lock(mutex_);

@@ -69,6 +69,7 @@ private:
     ChunkPictures pictures_; ///< begun by the reading thread; finish() is of any
     std::vector<Tile> grid_;
     Feather feather_;
+    Downloads downloads_; ///< of whoever finishes a chunk
 
     mutable std::mutex mutex_;
     std::condition_variable_any changed_;
