@@ -14,6 +14,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <future>
 #include <optional>
 #include <thread>
 #include <vector>
@@ -232,6 +233,54 @@ TEST_F(CudaMemory, HoldsNoPicturesThatWaitToBeTaken) {
     const int64_t waiting = requested_bytes();
     EXPECT_EQ(test::run_pipeline(*pipeline, {}).size(), static_cast<size_t>(frames));
     EXPECT_LT(waiting - requested_bytes(), pictures / 2);
+}
+
+/// A clip in tiles on the GPU and the CPU, which fails at its second chunk; `starved` until streams are set
+/// aside, the GPU has no memory for those of the CPU.
+std::vector<at::Tensor> inherited_tiles(bool starved, std::vector<std::string> &warnings) {
+    const c10::InferenceMode inference;
+    PipelineOptions options;
+    options.stream = test::stream_options({72, 24});
+    options.stream.tile = 128;
+    options.stream.tile_overlap = 16;
+    options.multi_gpu = MultiGpu::tiles;
+    std::promise<void> ahead;
+    options.before_step = [&](size_t worker, int64_t step) {
+        if (worker == 1 && step == 1) {
+            ahead.get_future().wait();
+            fail(EIO, "injected");
+        }
+        if (worker == 0 && step == 2)
+            ahead.set_value();
+        if (worker == 0 && step == 3 && starved) { // of the tiles that were the CPU's
+            allocator::emptyCache();
+            allocator::setMemoryFraction(1e-6, 0);
+        }
+    };
+    const Log log([&](LogLevel level, const std::string &line) {
+        if (level != LogLevel::warning)
+            return;
+        warnings.push_back(line);
+        if (line.find("wait in host memory") != std::string::npos)
+            allocator::setMemoryFraction(1.0, 0);
+    });
+    std::vector<WorkerDevice> devices = one_gpu(at::kFloat);
+    devices.push_back(test::cpu_workers(1).front());
+    const auto pipeline = make_pipeline(options, devices, log);
+    return test::run_pipeline(*pipeline, test::moving_pictures(options.stream.input, 41));
+}
+
+TEST_F(CudaMemory, WithoutRoomForTheTilesOfADeviceThatFailedTheyWaitInHostMemory) {
+    std::vector<std::string> warnings;
+    const std::vector<at::Tensor> roomy = inherited_tiles(false, warnings);
+    ASSERT_EQ(warnings.size(), 1U) << testing::PrintToString(warnings);
+    const std::vector<at::Tensor> starved = inherited_tiles(true, warnings);
+    ASSERT_EQ(warnings.size(), 3U) << testing::PrintToString(warnings);
+    EXPECT_NE(warnings.back().find("they wait in host memory from now on"), std::string::npos);
+    ASSERT_EQ(roomy.size(), 41U);
+    ASSERT_EQ(starved.size(), roomy.size());
+    for (size_t i = 0; i < roomy.size(); i++)
+        EXPECT_TRUE(at::equal(starved[i], roomy[i])) << i;
 }
 
 TEST_F(CudaMemory, TooLittleIsOneSentenceAndACodeAndNothingIsLost) {

@@ -68,11 +68,23 @@ bool TileBatches::set_aside() {
 }
 
 void TileBatches::move_to(std::shared_ptr<const Model> model, BatchPlanner planner) {
-    std::vector<StreamState> states;
-    for (const Batch &batch : batches_)
-        states.push_back(state_on(batch.state, model->placement.device));
-    for (size_t i = 0; i < states.size(); i++)
-        batches_[i].state = std::move(states[i]);
+    const auto move = [&](const at::Device &device) {
+        std::vector<StreamState> states;
+        for (const Batch &batch : batches_)
+            states.push_back(state_on(batch.state, device));
+        for (size_t i = 0; i < states.size(); i++)
+            batches_[i].state = std::move(states[i]);
+    };
+    try {
+        move(aside_ ? at::Device(at::kCPU) : model->placement.device);
+    } catch (...) {
+        const Error error = current_error();
+        if (aside_ || error.code() != ENOMEM)
+            throw error;
+        planner.log_states_aside(static_cast<int64_t>(batches_.size()));
+        move(at::kCPU);
+        aside_ = true;
+    }
     model_ = std::move(model);
     planner_ = std::move(planner);
 }

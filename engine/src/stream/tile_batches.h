@@ -29,7 +29,8 @@ public:
     void step(const PictureChunk &chunk, const std::function<void(const TileOutput &)> &done,
               const Observer &observer = {});
 
-    /// Go on with the network on another device.
+    /// Go on with the network on another device; where that has no room for the streams, they wait in host
+    /// memory.
     void move_to(std::shared_ptr<const Model> model, BatchPlanner planner);
 
     BatchPlanner &planner() { return planner_; }
