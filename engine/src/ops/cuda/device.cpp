@@ -88,7 +88,10 @@ void reset_peak(int index) {
 }
 
 std::string failure() {
-    for (int index = 0, count = device_count(); index < count; index++) {
+    int current = 0;
+    static_cast<void>(cudaGetDevice(&current));
+    std::string sentence;
+    for (int index = 0, count = device_count(); index < count && sentence.empty(); index++) {
         if (!c10::cuda::hasPrimaryContext(static_cast<c10::DeviceIndex>(index)))
             continue;
         // A failure stays: every later call returns it.
@@ -96,9 +99,10 @@ std::string failure() {
         if (error == cudaSuccess)
             error = cudaDeviceSynchronize();
         if (error != cudaSuccess)
-            return cudaGetErrorString(error);
+            sentence = cudaGetErrorString(error);
     }
-    return {};
+    static_cast<void>(cudaSetDevice(current));
+    return sentence;
 }
 
 void copy(const at::Tensor &to, const at::Tensor &from, const c10::Stream &stream, int64_t dim) {
@@ -109,11 +113,14 @@ void copy(const at::Tensor &to, const at::Tensor &from, const c10::Stream &strea
         rows *= from.size(d);
     const auto row_bytes = from.nbytes() / static_cast<size_t>(rows);
     const auto pitch = [&](const at::Tensor &x) {
-        return rows > 1 ? static_cast<size_t>(x.stride(dim - 1)) * x.element_size() : row_bytes;
+        return static_cast<size_t>(x.stride(dim - 1)) * x.element_size();
     };
-    check(cudaMemcpy2DAsync(to.mutable_data_ptr(), pitch(to), from.const_data_ptr(), pitch(from), row_bytes,
-                            static_cast<size_t>(rows), cudaMemcpyDefault,
-                            c10::cuda::CUDAStream(stream).stream()),
+    const cudaStream_t queue = c10::cuda::CUDAStream(stream);
+    // A pitch is 2 GiB at most.
+    check(rows == 1 ? cudaMemcpyAsync(to.mutable_data_ptr(), from.const_data_ptr(), row_bytes,
+                                      cudaMemcpyDefault, queue)
+                    : cudaMemcpy2DAsync(to.mutable_data_ptr(), pitch(to), from.const_data_ptr(), pitch(from),
+                                        row_bytes, static_cast<size_t>(rows), cudaMemcpyDefault, queue),
           from.is_cuda() ? "a download" : "an upload");
 }
 
