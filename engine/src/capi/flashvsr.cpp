@@ -427,9 +427,12 @@ void flashvsr_close(FlashVSRContext **ctx) {
             return 0;
         });
     }
-    const PrimaryContext primary(lead_device(*closing));
+    const at::Device lead = lead_device(*closing);
+    const PrimaryContext primary(lead);
     delete closing;
     release_host_memory();
+    if (!lead.is_cpu())
+        release_pinned_memory();
 }
 
 const char *flashvsr_version(void) {

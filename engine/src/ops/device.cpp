@@ -44,6 +44,7 @@ void reset_peak(int) {}
 std::string failure() {
     return {};
 }
+void release_pinned_memory() {}
 void copy(const at::Tensor &, const at::Tensor &, const c10::Stream &, int64_t = 0) {}
 bool enter_primary_context(int) {
     return false;
@@ -256,6 +257,11 @@ public:
         free_.push_back(std::move(staging));
     }
 
+    void release() {
+        const std::lock_guard lock(mutex_);
+        std::erase_if(free_, [](const auto &staging) { return staging->copied.query(); });
+    }
+
 private:
     std::mutex mutex_;
     std::vector<std::unique_ptr<Staging>> free_;
@@ -311,6 +317,14 @@ void queue_copy(const at::Tensor &to, const at::Tensor &from, int64_t dim) {
         to.copy_(from);
     else if (from.numel() > 0)
         cuda::copy(to, from, backend(gpu).getStream(gpu), dim);
+}
+
+void release_pinned_memory() noexcept {
+    try {
+        StagingPool::instance().release();
+        cuda::release_pinned_memory();
+    } catch (...) { // NOLINT(bugprone-empty-catch): the process's end gives the rest back
+    }
 }
 
 namespace {

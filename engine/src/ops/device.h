@@ -150,6 +150,9 @@ at::Tensor empty_beside(const at::Tensor &tensor, const at::Device &to);
 /// Queue a copy, as above, of a piece of a contiguous tensor along a dimension to such a piece of another.
 void queue_copy(const at::Tensor &to, const at::Tensor &from, int64_t dim);
 
+/// Give pinned host memory that nothing uses back to the system; where a GPU has failed, what it lets go of.
+void release_pinned_memory() noexcept;
+
 /// A tensor that a device may still be making, or that is on its way from it. Copies of it are of the same
 /// tensor.
 class Unfinished {

@@ -5,6 +5,7 @@
 #include "ops/cuda/backend.h"
 
 #include <ATen/Context.h>
+#include <ATen/core/CachingHostAllocator.h>
 #include <c10/core/AllocatorConfig.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
@@ -103,6 +104,10 @@ std::string failure() {
     }
     static_cast<void>(cudaSetDevice(current));
     return sentence;
+}
+
+void release_pinned_memory() {
+    at::getHostAllocator(at::kCUDA)->empty_cache();
 }
 
 void copy(const at::Tensor &to, const at::Tensor &from, const c10::Stream &stream, int64_t dim) {

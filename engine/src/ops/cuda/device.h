@@ -21,6 +21,8 @@ void reset_peak(int index);
 
 std::string failure();
 
+void release_pinned_memory();
+
 /// Queue a copy between a GPU and pinned memory in a stream of the GPU. Both tensors are of one shape and
 /// type and contiguous, or pieces along dimension `dim` of tensors that are; the caller keeps them until it
 /// is done.
