@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Build ffmpeg and ffprobe with the filter against the libflashvsr that is installed in a build folder, in a folder
-# of it for each version, and put those of the default version into its bin/. A build with sanitizers has only the
-# components that the tests use.
+# of it for each version, and put those of FLASHVSR_FFMPEG_VERSION, by default of the newest, into its bin/. A build
+# with sanitizers has only the components that the tests use.
 #
 # usage: build.sh BUILD_FOLDER [VERSION]
 #
@@ -19,7 +19,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 build=$(cd "$1" && pwd)
 version=${2:-$ffmpeg_version}
 prefix=$build/install
-package=$(find "$prefix" -name flashvsr.pc -print -quit 2>/dev/null)
+package=$(find "$prefix" -name flashvsr.pc -print -quit 2>/dev/null || true)
 [[ -n $package ]] || die "libflashvsr is not installed in $prefix"
 cuda=$(sed -n 's/^FLASHVSR_CUDA:[A-Z]*=//p' "$build/CMakeCache.txt")
 sanitizers=$(sed -n 's/^FLASHVSR_SANITIZE:[A-Z]*=//p' "$build/CMakeCache.txt")
@@ -93,7 +93,7 @@ else
 fi
 export PKG_CONFIG_PATH=$(dirname "$package")${ffnvcodec:+:$ffnvcodec}${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}
 
-stamp=$(printf '%s\n' "${arguments[@]}" | cat - src/.patched src/configure "$package" | sha256sum)
+stamp=$(printf '%s\n' "${arguments[@]}" "$package" | cat - src/.patched src/configure "$package" | sha256sum)
 if [[ ! -f .configured || $(<.configured) != "$stamp" ]]; then
     say "configuring FFmpeg $version"
     rm -f .configured
@@ -109,7 +109,7 @@ make -j "$jobs" ffmpeg ffprobe >make.log 2>&1 || {
     grep -B 2 -A 6 -m 5 -E 'error|Error' make.log >&2 || tail -n 20 make.log >&2
     die "building FFmpeg failed; the whole log is $objects/make.log"
 }
-if [[ -n $variant || $version != "$default_ffmpeg_version" ]]; then
+if [[ -n $variant || $version != "$ffmpeg_version" ]]; then
     say "ffmpeg and ffprobe $version are in $objects"
     exit
 fi

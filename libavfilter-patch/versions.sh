@@ -2,8 +2,7 @@
 # FFmpeg releases that the filter is made for; to be sourced by bash.
 
 ffmpeg_versions=(9.0.2 8.1.2 7.1.5)
-default_ffmpeg_version=${ffmpeg_versions[0]}
-ffmpeg_version=${FLASHVSR_FFMPEG_VERSION:-$default_ffmpeg_version}
+ffmpeg_version=${FLASHVSR_FFMPEG_VERSION:-${ffmpeg_versions[0]}}
 
 # sha256 of the release tarball ffmpeg-<version>.tar.xz.
 ffmpeg_sha256() {
