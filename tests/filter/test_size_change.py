@@ -86,6 +86,15 @@ class SizeChange(Case):
         self.assertIn("SHA256=", sound(both))
         self.assertEqual(sound(out), sound(both))
 
+    def test_filters_that_move_frames_past_it(self):
+        for moved, pts in (("setpts=PTS+4/TB", range(100, 170)), ("setpts=2*PTS", range(0, 140, 2))):
+            for graph in (f"{flashvsr()},{moved}", f"{moved},{flashvsr()}", f"{flashvsr()},{moved},tpad=stop=-1"):
+                with self.subTest(graph):
+                    frames = FrameList(self.changed(*source((40, 16), (30, 24)), "-vf", graph, "-fps_mode",
+                                                    "passthrough", "-frames:v", 70, *WRITE).text)
+                    self.assertEqual(frames.pts, [*pts])
+                    self.assertEqual(len(set(frames.checksums)), 70)
+
     def test_change_of_the_sound_beside_it(self):
         """It makes the graph that both are in anew, long before the end of the video."""
         both = self.folder / "both.ts"
