@@ -113,7 +113,6 @@ typedef struct FlashVSRFilterContext {
     int      in_w, in_h;    ///< size of frames that the engine was opened for
     int      siting;        ///< chroma location that the engine was told for the output, -1 before
     int      keep_sar;      ///< the same scale in both directions
-    int      has_input;     ///< a frame came in
     int      is_interlaced; ///< an interlaced frame came in
     int      status;        ///< status of the input once it is known, to be forwarded after the last frame
     int64_t  status_pts;
@@ -837,9 +836,8 @@ static int config_output(AVFilterLink *outlink)
         return engine_error(ctx, "flashvsr_output_size()", ret);
 
     /* RGB has no matrix to keep, so the one that is chosen for it has to be told. */
-    if (ff_fmt_is_regular_yuv(outlink->format) &&
-        (outlink->colorspace == AVCOL_SPC_RGB ||
-         outlink->colorspace == AVCOL_SPC_UNSPECIFIED && !ff_fmt_is_regular_yuv(inlink->format)))
+    if (ff_fmt_is_regular_yuv(outlink->format) && !ff_fmt_is_regular_yuv(inlink->format) &&
+        (outlink->colorspace == AVCOL_SPC_RGB || outlink->colorspace == AVCOL_SPC_UNSPECIFIED))
         outlink->colorspace = AVCOL_SPC_BT709;
 
     ret = init_hw_frames(ctx);
@@ -884,9 +882,12 @@ static int config_output(AVFilterLink *outlink)
 static FlashVSRFrame link_picture(const AVFilterLink *link, const Conversion *conversion,
                                   enum AVChromaLocation siting)
 {
-    const enum AVColorSpace matrix = link->colorspace == AVCOL_SPC_UNSPECIFIED ? AVCOL_SPC_SMPTE170M :
-                                                                                 link->colorspace;
+    enum AVColorSpace matrix = link->colorspace;
     FlashVSRFrame picture;
+
+    /* YUV that is said to be RGB says as little as YUV that says nothing; swscale takes it the same way. */
+    if (matrix == AVCOL_SPC_UNSPECIFIED || matrix == AVCOL_SPC_RGB)
+        matrix = AVCOL_SPC_SMPTE170M;
 
     describe_format(&picture, conversion->rgb ? conversion->rgb->format : picture_format(link));
     picture.width  = link->w;
@@ -1025,7 +1026,6 @@ static int send_frame(AVFilterContext *ctx, const AVFrame *in)
     ret = flashvsr_send_frame(s->engine, &picture);
     if (ret < 0)
         return engine_error(ctx, "flashvsr_send_frame()", ret);
-    s->has_input = 1;
     return 0;
 }
 
@@ -1086,6 +1086,19 @@ static int receive_frame(AVFilterContext *ctx)
     return ret < 0 ? ret : 1;
 }
 
+/**
+ * Whether a frame has come to a link, or to any of the filters in front of it: these may have let none through.
+ */
+static int has_frames(AVFilterLink *link)
+{
+    if (ff_filter_link(link)->frame_count_in)
+        return 1;
+    for (unsigned i = 0; i < link->src->nb_inputs; i++)
+        if (has_frames(link->src->inputs[i]))
+            return 1;
+    return 0;
+}
+
 static int activate(AVFilterContext *ctx)
 {
     FlashVSRFilterContext *s = ctx->priv;
@@ -1131,7 +1144,7 @@ static int activate(AVFilterContext *ctx)
     }
 
     if (ff_inlink_acknowledge_status(inlink, &status, &pts)) {
-        if (status == AVERROR_EOF && !s->has_input) {
+        if (status == AVERROR_EOF && !has_frames(inlink)) {
             av_log(ctx, AV_LOG_ERROR, "The input has no frames, there is nothing to upscale\n");
             return s->error = AVERROR(EINVAL);
         }

@@ -148,6 +148,13 @@ class Identity(Case):
                 self.assertEqual(set(COLOR.findall(run.stderr)), {(limits, matrix, primaries, transfer)})
                 self.assertGreaterEqual(psnr(run.stdout, path.read_bytes(), 10, 0), 60)
 
+    def test_yuv_that_is_said_to_be_rgb(self):
+        """As a stream with matrix_coefficients 0 is; it comes out as it went in."""
+        path, source = self.raw("yuv420p")
+        run = self.convert("-colorspace", "rgb", *source, "-vf", "flashvsr=scale=1,showinfo", "-f", "rawvideo", "-")
+        self.assertEqual({found[1] for found in COLOR.findall(run.stderr)}, {"gbr"})
+        self.assertGreaterEqual(psnr(run.stdout, path.read_bytes(), 8, 0), 50)
+
     def test_more_bits_out_than_in(self):
         """The filter itself gives the format that is asked for, with bits that the input does not have."""
         _, source = self.raw("yuv420p")

@@ -86,6 +86,22 @@ class SizeChange(Case):
         self.assertIn("SHA256=", sound(both))
         self.assertEqual(sound(out), sound(both))
 
+    def test_nothing_wanted_before_it(self):
+        """The graph that is made anew has had no frame for the filter; input from a pipe is trimmed in the graph."""
+        both = self.two_streams("ts")
+        for name in ("trim", "pipe"):
+            with self.subTest(name):
+                counts = []
+                for filter in (flashvsr(), "null"):
+                    if name == "trim":
+                        run = self.changed("-i", both, "-vf", f"trim=start=2,{filter}", *WRITE)
+                    else:
+                        run = self.shell(f"cat {both} | ffmpeg -ss 2 -i - -vf '{filter}' -pix_fmt gbrp -f framecrc -")
+                        self.assertIn("Reconfiguring filter graph", run.stderr)
+                    counts.append(len(FrameList(run.text)))
+                self.assertEqual(*counts)
+                self.assertGreater(counts[0], 0)
+
     def test_filters_that_move_frames_past_it(self):
         for moved, pts in (("setpts=PTS+4/TB", range(100, 170)), ("setpts=2*PTS", range(0, 140, 2))):
             for graph in (f"{flashvsr()},{moved}", f"{moved},{flashvsr()}", f"{flashvsr()},{moved},tpad=stop=-1"):
