@@ -85,10 +85,17 @@ void BlockCache::free(void *block) {
         return;
     }
     const std::lock_guard lock(mutex_);
-    header->age = by_age_.insert(by_age_.end(), header);
-    header->size = by_size_.emplace(header->bytes, header);
-    kept_ += header->bytes;
     in_use_ -= header->bytes;
+    try {
+        by_age_.push_back(header);
+        header->age = std::prev(by_age_.end());
+        header->size = by_size_.emplace(header->bytes, header);
+        kept_ += header->bytes;
+    } catch (const std::bad_alloc &) { // no room to remember it
+        if (!by_age_.empty() && by_age_.back() == header)
+            by_age_.pop_back();
+        std::free(header);
+    }
 }
 
 void BlockCache::drop(Header *block) {

@@ -6,6 +6,7 @@
 #include <flashvsr/flashvsr.h>
 
 #include <errno.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -132,6 +133,15 @@ static void misuse(const FlashVSRSettings *settings)
     bad.segment = 100;
     EXPECT(flashvsr_open(&ctx, &bad) == -EINVAL);
     EXPECT(strstr(flashvsr_error(ctx), "two overlaps"));
+    flashvsr_close(&ctx);
+    bad = *settings;
+    bad.first_frame = INT64_MAX;
+    EXPECT(flashvsr_open(&ctx, &bad) == -EINVAL);
+    EXPECT(strstr(flashvsr_error(ctx), "first_frame 9223372036854775807"));
+    flashvsr_close(&ctx);
+    bad.first_frame = (int64_t)1 << 48;
+    bad.vram_limit = 1e300; /* more bytes than an integer holds */
+    EXPECT(flashvsr_open(&ctx, &bad) == 0);
     flashvsr_close(&ctx);
 
     EXPECT(flashvsr_open(&ctx, settings) == 0);

@@ -399,10 +399,12 @@ int flashvsr_stats(const FlashVSRContext *ctx, FlashVSRStats *stats) {
     stats->frames_in = ctx->frames_in;
     stats->frames_out = ctx->frames_out;
     stats->model_bytes = ctx->model_bytes;
-    if (ctx->pipeline) {
-        const WorkTotals work = totals(*ctx->pipeline);
+    try {
+        const WorkTotals work = ctx->pipeline ? totals(*ctx->pipeline) : WorkTotals();
         stats->chunks = work.chunks;
         stats->busy_seconds = work.busy_seconds;
+    } catch (const std::bad_alloc &) {
+        return -ENOMEM;
     }
     rusage usage{};
     if (getrusage(RUSAGE_SELF, &usage) == 0)

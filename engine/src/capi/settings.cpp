@@ -57,6 +57,9 @@ PipelineOptions pipeline_options(const FlashVSRSettings &settings) {
     options.stream.seed = settings.seed;
     if (settings.first_frame < 0)
         fail(EINVAL, "first_frame ", settings.first_frame, " is below 0");
+    constexpr int64_t last_frame = int64_t{1} << 48; // noise has positions for some more
+    if (settings.first_frame > last_frame)
+        fail(EINVAL, "first_frame ", settings.first_frame, " is above ", last_frame);
     options.stream.first_frame = settings.first_frame;
     options.stream.batch = batch_options(settings);
     options.multi_gpu = multi_gpu(settings.multi_gpu);
@@ -71,8 +74,9 @@ PipelineOptions pipeline_options(const FlashVSRSettings &settings) {
 }
 
 int64_t memory_limit(double vram_limit, const DeviceMemory &memory) {
+    constexpr double most = 0x1p62; // what an integer holds
     return static_cast<int64_t>(vram_limit <= 1 ? vram_limit * static_cast<double>(memory.total)
-                                                : vram_limit);
+                                                : std::min(vram_limit, most));
 }
 
 std::optional<Version> wished_version(int version) {

@@ -259,7 +259,13 @@ public:
 
     void release() {
         const std::lock_guard lock(mutex_);
-        std::erase_if(free_, [](const auto &staging) { return staging->copied.query(); });
+        std::erase_if(free_, [](const auto &staging) {
+            try {
+                return staging->copied.query();
+            } catch (...) { // a device that failed copies no more
+                return true;
+            }
+        });
     }
 
 private:
@@ -320,8 +326,8 @@ void queue_copy(const at::Tensor &to, const at::Tensor &from, int64_t dim) {
 }
 
 void release_pinned_memory() noexcept {
+    StagingPool::instance().release();
     try {
-        StagingPool::instance().release();
         cuda::release_pinned_memory();
     } catch (...) { // NOLINT(bugprone-empty-catch): the process's end gives the rest back
     }

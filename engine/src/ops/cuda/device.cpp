@@ -90,19 +90,23 @@ void reset_peak(int index) {
 
 std::string failure() {
     int current = 0;
+    bool moved = false;
     static_cast<void>(cudaGetDevice(&current));
     std::string sentence;
     for (int index = 0, count = device_count(); index < count && sentence.empty(); index++) {
         if (!c10::cuda::hasPrimaryContext(static_cast<c10::DeviceIndex>(index)))
             continue;
         // A failure stays: every later call returns it.
+        moved = true;
         cudaError_t error = cudaSetDevice(index);
         if (error == cudaSuccess)
             error = cudaDeviceSynchronize();
         if (error != cudaSuccess)
             sentence = cudaGetErrorString(error);
     }
-    static_cast<void>(cudaSetDevice(current));
+    if (moved)
+        static_cast<void>(cudaSetDevice(current));
+    static_cast<void>(cudaGetLastError()); // not what the next kernel is asked about
     return sentence;
 }
 
