@@ -26,10 +26,13 @@
 #include <c10/cuda/CUDAStream.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <vector>
@@ -873,6 +876,44 @@ TEST_F(CudaOps, DownloadsKeepWhatTheyCopyAndNoLonger) {
     const Unfinished other = downloads.begin(at::zeros({1}, gpu));
     EXPECT_TRUE(memory.expired());
     EXPECT_TRUE(downloads.begin(other.wait()).wait().is_same(other.wait()));
+}
+
+TEST_F(CudaOps, APacerKeepsTheQueueShort) {
+    const c10::InferenceMode guard;
+    const DeviceScope scope(gpu);
+    const at::Tensor a = at::rand({16384, 16384}, gpu), b = at::rand({16384, 16384}, gpu);
+    at::Tensor product = at::empty_like(a);
+    at::mm_out(product, a, b);
+    synchronize(gpu);
+    const auto seconds_of = [](const auto &body) {
+        const auto start = std::chrono::steady_clock::now();
+        body();
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    };
+    const double one = seconds_of([&] {
+        at::mm_out(product, a, b);
+        synchronize(gpu);
+    });
+    constexpr int products = 30;
+    Pacer pacer(gpu);
+    const std::stop_source running;
+    for (int i = 0; i < products; i++) {
+        at::mm_out(product, a, b);
+        pacer.wait(running.get_token());
+    }
+    const double left = seconds_of([&] { synchronize(gpu); });
+    EXPECT_LT(left, std::max(0.3, 4 * one) + one) << one << " s each";
+    // Who is to stop does not wait.
+    std::stop_source stopped;
+    stopped.request_stop();
+    const double queueing = seconds_of([&] {
+        for (int i = 0; i < products; i++) {
+            at::mm_out(product, a, b);
+            pacer.wait(stopped.get_token());
+        }
+    });
+    EXPECT_LT(queueing, products * one / 2);
+    synchronize(gpu);
 }
 
 } // namespace

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <future>
 #include <random>
+#include <stop_token>
 #include <thread>
 
 namespace flashvsr {
@@ -638,6 +639,40 @@ TEST(Cancelling, ClosingInTheMiddleTakesNoTime) {
         pipeline.reset();
         EXPECT_LT(std::chrono::steady_clock::now() - start, patience);
     }
+}
+
+/// Every picture of a chunk may take long: a stop is looked for before each.
+TEST(Cancelling, PicturesOfAChunkAreNotMadeAfterIt) {
+    const c10::InferenceMode guard;
+    StreamOptions options = test::stream_options({32, 32});
+    std::stop_source stop;
+    std::vector<int64_t> fixed;
+    options.color_fix_at = [&](int64_t frame) {
+        fixed.push_back(frame);
+        if (frame == 3)
+            stop.request_stop();
+        return ColorFix::adain;
+    };
+    ChunkPictures pictures(options);
+    std::vector<at::Tensor> frames;
+    for (const PicturePtr &picture : test::moving_pictures(options.input, pictures.frames_wanted()))
+        frames.push_back(picture->to_tensor());
+    const PictureChunk chunk = pictures.begin(frames);
+    Observer observer;
+    observer.stop = stop.get_token();
+    const auto code_of = [](const auto &body) {
+        try {
+            body();
+        } catch (const Error &error) {
+            return error.code();
+        }
+        return 0;
+    };
+    EXPECT_EQ(code_of([&] { pictures.finish(chunk, chunk.condition, observer); }), ECANCELED);
+    EXPECT_EQ(fixed, (std::vector<int64_t>{0, 1, 2, 3}));
+    const int64_t held = pictures.frames_held();
+    EXPECT_EQ(code_of([&] { pictures.begin(frames, observer); }), ECANCELED);
+    EXPECT_EQ(pictures.frames_held(), held);
 }
 
 } // namespace

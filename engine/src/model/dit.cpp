@@ -186,7 +186,7 @@ at::Tensor Dit::predict(const at::Tensor &latents, int64_t first_latent,
     observer("patch_embed", x);
     for (size_t i = 0; i < blocks_.size(); i++) {
         const Block &block = blocks_[i];
-        observer.check_stop();
+        observer.between_layers();
         observer.enter("norm");
         if (i < lq_tokens.size())
             x.add_(lq_tokens[i]);
@@ -209,7 +209,7 @@ at::Tensor Dit::predict(const at::Tensor &latents, int64_t first_latent,
             observer("b0_cross_attn_out", linear(y, block.cross_out));
         observer.enter("linear");
         linear_add(x, y, block.cross_out);
-        observer.check_stop();
+        observer.between_layers();
 
         observer.enter("norm");
         rows = layer_norm_for(block.ffn_in, x, block.scale2, block.shift2);

@@ -90,7 +90,7 @@ std::vector<at::Tensor> LqProjector::step(const at::Tensor &frames, LqProjectorS
     y = channel_norm(y, norm1_gamma_);
     if (observer.listens())
         observer("act1", y.view({batch, clips, 2, height, width, -1}).permute({0, 1, 2, 5, 3, 4}));
-    observer.check_stop();
+    observer.between_layers();
 
     LqProjectorState after;
     after.conv1_tail = x.narrow(1, x.size(1) - 2, 2).clone();
@@ -104,7 +104,7 @@ std::vector<at::Tensor> LqProjector::step(const at::Tensor &frames, LqProjectorS
         z = channel_norm(z, norm2_gamma_).view({batch, groups * height * width, -1});
         for (size_t i = 0; i < linear_.size(); i++)
             tokens[i] = linear(z, linear_[i]);
-        observer.check_stop();
+        observer.between_layers();
     }
     state = std::move(after);
     return tokens;

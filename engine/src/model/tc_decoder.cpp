@@ -110,7 +110,7 @@ at::Tensor TcDecoder::run_blocks(size_t index, at::Tensor x, int64_t batch, TcDe
         memory = count == 1 ? x : last.clone(layout);
         x = y;
         report_frames(observer, first_layer + static_cast<int64_t>(i), x, batch);
-        observer.check_stop();
+        observer.between_layers();
     }
     if (observer.listens())
         report_growth(observer, first_layer + 4, conv2d(x, stage.grow), batch, stage.upsample.growth);
@@ -134,7 +134,7 @@ void TcDecoder::paint(const at::Tensor &x, const at::Tensor &frames, const Obser
             y = conv2d(y, output1_, true);
             report_frames(observer, 25, y, 1);
             conv2d_to_planes(frames.narrow(0, begin * all.growth + frame, y.size(0)), y, output2_);
-            observer.check_stop();
+            observer.between_layers();
         }
     }
     if (observer.listens())
@@ -157,7 +157,7 @@ at::Tensor TcDecoder::decode(const at::Tensor &latents, const at::Tensor &condit
         at::empty({count, batch * frames_per_latent, 3, height, width}, condition.options());
     // One latent frame at a time: at full size its four frames are most of the memory there is.
     for (int64_t t = 0; t < count; t++) {
-        observer.check_stop();
+        observer.between_layers();
         at::Tensor x = at::cat({frames.select(1, t), latents.select(2, t)}, 1).div_(3).tanh_().mul_(3);
         report_frames(observer, 0, x, batch);
         x = conv2d(x.contiguous(layout), input_, true);

@@ -10,6 +10,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <map>
@@ -219,6 +220,38 @@ double StepTimer::take_seconds() {
         steps_.pop_front();
     }
     return std::exchange(seconds_, 0.0);
+}
+
+/// Let go of marks that are done but for the last of them.
+void Pacer::settle() {
+    constexpr double forget = 0.98, milliseconds = 1000;
+    while (marks_.size() > 1 && marks_[1].query()) {
+        seconds_ = std::max(forget * seconds_, marks_[0].elapsedTime(marks_[1]) / milliseconds);
+        marks_.pop_front();
+    }
+}
+
+void Pacer::wait(const std::stop_token &stop) {
+    if (device_.is_cpu())
+        return;
+    constexpr double most_seconds = 0.3;
+    constexpr size_t least_marks = 3; // keep a device at work while the next are queued
+    constexpr std::chrono::microseconds pause(200);
+    settle();
+    if (marks_.size() == 1 && marks_.front().query())
+        marks_.clear(); // it stood still since
+    c10::Event mark(device_.type(), c10::EventFlag::BACKEND_DEFAULT);
+    mark.record(backend(device_).getStream(device_));
+    marks_.push_back(std::move(mark));
+    const auto enough = [&] {
+        const size_t queued = marks_.size() - 1;
+        return queued <= least_marks ||
+               (seconds_ > 0 && static_cast<double>(queued) * seconds_ <= most_seconds);
+    };
+    while (!enough() && !stop.stop_requested()) {
+        std::this_thread::sleep_for(pause);
+        settle();
+    }
 }
 
 namespace {

@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -134,6 +135,23 @@ private:
     std::chrono::steady_clock::time_point began_;
     double seconds_ = 0;
     std::deque<Step> steps_;
+};
+
+/// Keeps one thread from queueing much more on a GPU than it does in a third of a second, or than three
+/// layers: what is queued cannot be cancelled. Nothing on the CPU.
+class Pacer {
+public:
+    explicit Pacer(const at::Device &device) : device_(device) {}
+
+    /// Between layers: waits while there is more, but no longer than until a stop is asked for.
+    void wait(const std::stop_token &stop);
+
+private:
+    void settle();
+
+    at::Device device_;
+    std::deque<c10::Event> marks_; ///< one each time; of those that are done only the last
+    double seconds_ = 0;           ///< from one mark to the next, at most, of late
 };
 
 /// A tensor of the host on a device, in its own type. Queued: neither waits for the other, and the host's

@@ -283,14 +283,16 @@ void SegmentPipeline::throw_failure() const {
 
 void SegmentPipeline::work(size_t worker, const std::stop_token &stop) {
     use_processors(processors_per_worker(devices_));
-    const DeviceScope scope(devices_[worker].model->placement.device);
+    std::optional<DeviceScope> scope;
     std::optional<Worker> own;
     JobRef job;
     while (take_job(worker, job, stop)) {
         try {
             const TorchGuard guard(log_);
-            if (!own)
+            if (!own) {
+                scope.emplace(devices_[worker].model->placement.device);
                 own.emplace(make_worker(worker));
+            }
             run(*own, *job, stop);
         } catch (...) {
             const Error error = current_error();
@@ -335,9 +337,12 @@ bool SegmentPipeline::take_job(size_t worker, JobRef &job, const std::stop_token
 SegmentPipeline::Worker SegmentPipeline::make_worker(size_t index) const {
     const StreamOptions &options = options_.stream;
     const WorkerDevice &device = devices_[index];
-    return {index, options,
+    return {index,
+            options,
             make_batch_planner(options, stream_grid(options), *device.model, device.memory, log_),
-            StepTimer(device.model->placement.device), Downloads(device.model->placement.device)};
+            StepTimer(device.model->placement.device),
+            Downloads(device.model->placement.device),
+            Pacer(device.model->placement.device)};
 }
 
 /// The caller may end a segment earlier meanwhile.
@@ -370,6 +375,7 @@ void SegmentPipeline::run(Worker &worker, Job &job, const std::stop_token &stop)
     PictureConverters converters(devices_[worker.index].model->placement.device);
     Observer observer;
     observer.stop = stop;
+    observer.pace = [&] { worker.pacer.wait(stop); };
     int64_t read = 0, made = 0;
 
     for (;;) {
@@ -400,8 +406,10 @@ void SegmentPipeline::run(Worker &worker, Job &job, const std::stop_token &stop)
         worker.timer.begin();
         std::vector<at::Tensor> frames;
         frames.reserve(held.size());
-        for (const PicturePtr &picture : held)
+        for (const PicturePtr &picture : held) {
+            observer.check_stop();
             frames.push_back(picture->to_tensor(converters));
+        }
         const std::vector<PendingPicture> pictures =
             pending_pictures(stream.step(frames, observer), worker.downloads, worker.index);
         worker.timer.end();

@@ -54,6 +54,7 @@ private:
         BatchPlanner planner;
         StepTimer timer;
         Downloads downloads;
+        Pacer pacer;
     };
 
     void work(size_t worker, const std::stop_token &stop);

@@ -116,6 +116,8 @@ void TilePipeline::read(const std::stop_token &stop) {
         const TorchGuard guard(log_);
         const DeviceScope scope(lead_);
         PictureConverters converters(lead_);
+        Observer observer;
+        observer.stop = stop;
         for (;;) {
             std::vector<PicturePtr> held;
             {
@@ -135,9 +137,11 @@ void TilePipeline::read(const std::stop_token &stop) {
             }
             std::vector<at::Tensor> frames;
             frames.reserve(held.size());
-            for (const PicturePtr &picture : held)
+            for (const PicturePtr &picture : held) {
+                observer.check_stop();
                 frames.push_back(picture->to_tensor(converters));
-            PictureChunk chunk = pictures_.begin(frames);
+            }
+            PictureChunk chunk = pictures_.begin(frames, observer);
             synchronize_stream(lead_);
             const std::lock_guard lock(mutex_);
             jobs_.push_back(
@@ -173,9 +177,14 @@ std::optional<TilePipeline::Task> TilePipeline::next_task(size_t worker) {
 
 void TilePipeline::work(size_t worker, const std::stop_token &stop) {
     use_processors(processors_per_worker(devices_));
-    const DeviceScope scope(devices_[worker].model->placement.device);
+    const at::Device device = devices_[worker].model->placement.device;
     try {
         const TorchGuard guard(log_);
+        const DeviceScope scope(device);
+        Pacer pacer(device);
+        Observer observer;
+        observer.stop = stop;
+        observer.pace = [&] { pacer.wait(stop); };
         for (;;) {
             std::optional<Task> task;
             {
@@ -186,7 +195,7 @@ void TilePipeline::work(size_t worker, const std::stop_token &stop) {
                     task->job->finishing = true;
             }
             if (task->share)
-                run(worker, *task->share, *task->job, stop);
+                run(worker, *task->share, *task->job, observer);
             else
                 finish(*task->job, stop);
         }
@@ -197,7 +206,7 @@ void TilePipeline::work(size_t worker, const std::stop_token &stop) {
     }
 }
 
-void TilePipeline::run(size_t worker, size_t index, Job &job, const std::stop_token &stop) {
+void TilePipeline::run(size_t worker, size_t index, Job &job, const Observer &observer) {
     Share &share = shares_[index];
     int64_t step = 0;
     {
@@ -211,8 +220,6 @@ void TilePipeline::run(size_t worker, size_t index, Job &job, const std::stop_to
         share.tiles.move_to(devices_[worker].model, make_planner(worker));
         share.holder = worker;
     }
-    Observer observer;
-    observer.stop = stop;
     const auto start = std::chrono::steady_clock::now();
     share.tiles.step(
         job.chunk,
@@ -235,12 +242,12 @@ void TilePipeline::run(size_t worker, size_t index, Job &job, const std::stop_to
 }
 
 /// The pictures of a chunk, its tiles blended in the grid's order.
-Pictures TilePipeline::blend(const Job &job) {
+Pictures TilePipeline::blend(const Job &job, const Observer &observer) {
     at::Tensor picture;
     for (const auto &outputs : job.outputs)
         for (const TileOutput &output : outputs)
             feather_.accumulate(picture, output, job.chunk.condition);
-    return pictures_.finish(job.chunk, picture);
+    return pictures_.finish(job.chunk, picture, observer);
 }
 
 /// Give the oldest chunk's pictures out.
@@ -248,7 +255,9 @@ void TilePipeline::finish(Job &job, const std::stop_token &stop) {
     std::vector<PendingPicture> pictures;
     try {
         const DeviceScope scope(lead_);
-        pictures = pending_pictures(blend(job), downloads_, 0);
+        Observer observer;
+        observer.stop = stop;
+        pictures = pending_pictures(blend(job, observer), downloads_, 0);
         synchronize_stream(lead_);
     } catch (...) {
         const std::lock_guard lock(mutex_);

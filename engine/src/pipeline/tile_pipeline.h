@@ -54,8 +54,8 @@ private:
     std::optional<size_t> next_share(size_t worker) const;
     std::optional<Task> next_task(size_t worker);
     BatchPlanner make_planner(size_t worker) const;
-    void run(size_t worker, size_t index, Job &job, const std::stop_token &stop);
-    Pictures blend(const Job &job);
+    void run(size_t worker, size_t index, Job &job, const Observer &observer);
+    Pictures blend(const Job &job, const Observer &observer);
     void finish(Job &job, const std::stop_token &stop);
     void worker_failed(size_t worker, const Error &error);
     void fail_with(const Error &error);

@@ -25,10 +25,11 @@ at::Tensor ChunkPictures::on_device(const at::Tensor &frame) const {
     return frame.device() == place_.device ? frame : upload(frame, place_.device);
 }
 
-at::Tensor ChunkPictures::low_quality(std::span<const at::Tensor> frames) const {
+at::Tensor ChunkPictures::low_quality(std::span<const at::Tensor> frames, const Observer &observer) const {
     at::Tensor result = at::empty({3, static_cast<int64_t>(frames.size()), target_.height, target_.width},
                                   at::TensorOptions(place_.device).dtype(at::kFloat));
     for (size_t i = 0; i < frames.size(); i++) {
+        observer.check_stop();
         const at::Tensor slot = result.select(1, static_cast<int64_t>(i));
         // The end's copies of one picture need no second upscaling.
         if (i > 0 && frames[i].is_same(frames[i - 1]))
@@ -39,13 +40,13 @@ at::Tensor ChunkPictures::low_quality(std::span<const at::Tensor> frames) const 
     return result;
 }
 
-PictureChunk ChunkPictures::begin(std::span<const at::Tensor> frames) {
+PictureChunk ChunkPictures::begin(std::span<const at::Tensor> frames, const Observer &observer) {
     std::vector<at::Tensor> all(frames.begin(), frames.end());
     all.resize(frames_wanted(), all.empty() ? last_ : all.back());
 
     PictureChunk chunk;
     chunk.index = chunk_;
-    chunk.low_quality = low_quality(all);
+    chunk.low_quality = low_quality(all, observer);
     // A latent frame holds four pictures, the clip's first holds one: position in the whole clip, rounded up.
     const int64_t first_latent =
         (options_.first_frame + frames_per_latent - 1) / frames_per_latent + schedule::first_latent(chunk_);
@@ -86,7 +87,8 @@ bool ChunkPictures::all_on_gpu(const PictureChunk &chunk) const {
     return true;
 }
 
-Pictures ChunkPictures::finish(const PictureChunk &chunk, const at::Tensor &frames) {
+Pictures ChunkPictures::finish(const PictureChunk &chunk, const at::Tensor &frames,
+                               const Observer &observer) {
     const Size size = options_.output;
     Pictures pictures;
     pictures.formats = formats(chunk);
@@ -100,6 +102,7 @@ Pictures ChunkPictures::finish(const PictureChunk &chunk, const at::Tensor &fram
                         : at::empty({chunk.pictures, bytes}, options.dtype(at::kByte));
     // One by one: what is computed on the way is a picture's, not a chunk's.
     for (int64_t i = 0; i < chunk.pictures; i++) {
+        observer.check_stop();
         // Statistics of the picture itself: the padding is cropped before the colours are fixed.
         const auto crop = [&](const at::Tensor &x) {
             return x.narrow(1, i, 1).narrow(2, 0, size.height).narrow(3, 0, size.width).unsqueeze(0);

@@ -3,6 +3,7 @@
 
 #include "frame/picture_converter.h"
 #include "frame/upscale.h"
+#include "model/observer.h"
 #include "model/placement.h"
 #include "stream/chunk_schedule.h"
 #include "stream/stream_options.h"
@@ -53,15 +54,15 @@ public:
     /// @param frames (3, h, w) in [-1, 1], in host memory or on the device (HeldPicture::to_tensor());
     ///               frames_wanted() of them, or fewer, even none, at the clip's end: the last picture is
     ///               repeated, and what is made of its copies is dropped
-    PictureChunk begin(std::span<const at::Tensor> frames);
+    PictureChunk begin(std::span<const at::Tensor> frames, const Observer &observer = {});
 
     /// Crop and colour fix what the network made of a chunk.
     /// @param frames (3, 21 or 8, target height, target width), of the model's precision
-    Pictures finish(const PictureChunk &chunk, const at::Tensor &frames);
+    Pictures finish(const PictureChunk &chunk, const at::Tensor &frames, const Observer &observer = {});
 
 private:
     at::Tensor on_device(const at::Tensor &frame) const;
-    at::Tensor low_quality(std::span<const at::Tensor> frames) const;
+    at::Tensor low_quality(std::span<const at::Tensor> frames, const Observer &observer) const;
     std::vector<PictureFormat> formats(const PictureChunk &chunk) const;
     bool all_on_gpu(const PictureChunk &chunk) const;
 

@@ -78,12 +78,12 @@ Pictures FrameStream::step(std::span<const at::Tensor> frames, const Observer &o
         try {
             observer.enter("input");
             if (!chunk)
-                chunk = pictures_.begin(frames);
+                chunk = pictures_.begin(frames, observer);
             if (!ran)
                 run(*chunk, picture, observer);
             ran = true;
             observer.enter("color fix");
-            return pictures_.finish(*chunk, picture);
+            return pictures_.finish(*chunk, picture, observer);
         } catch (...) {
             const Error error = current_error();
             if (error.code() != ENOMEM)
