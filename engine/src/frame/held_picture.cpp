@@ -29,9 +29,18 @@ at::Tensor HeldPicture::to_tensor(PictureConverters &converters) const {
     const PictureConverter &converter = converters.get(format_, size_);
     if (!on_gpu_)
         return converter.to_pixels(upload(packed_, converters.device()));
-    at::Tensor pixels = converter.to_pixels(on_gpu_->bytes().to(converters.device()));
-    on_gpu_->mark_read();
-    return pixels;
+    at::Tensor packed = on_gpu_->bytes();
+    if (packed.device() == converters.device()) {
+        at::Tensor pixels = converter.to_pixels(packed);
+        on_gpu_->mark_read();
+        return pixels;
+    }
+    {
+        const DeviceScope scope(packed.device()); // a stream that nobody else waits in
+        packed = packed.to(converters.device());
+        on_gpu_->mark_read();
+    }
+    return converter.to_pixels(packed);
 }
 
 at::Tensor HeldPicture::to_tensor(const at::Device &device) const {

@@ -84,13 +84,28 @@ Pipeline::Received TilePipeline::receive(OutputPicture &picture) {
     changed_.wait(
         lock, [&] { return !output_.empty() || failure_ || finished() || (!flushed_ && !full_locked()); });
     if (!output_.empty()) {
-        picture = {frames_out_++, output_.front().wait(), output_.front().format};
+        // Nobody but this caller takes pictures away.
+        const PendingPicture next = output_.front();
+        lock.unlock();
+        at::Tensor pixels = wait_for(next);
+        lock.lock();
         output_.pop_front();
+        picture = {frames_out_++, std::move(pixels), next.format};
         changed_.notify_all();
         return Received::picture;
     }
     throw_failure();
     return finished() ? Received::end : Received::send_more;
+}
+
+at::Tensor TilePipeline::wait_for(const PendingPicture &picture) {
+    try {
+        return picture.wait();
+    } catch (...) {
+        const Error error = current_error();
+        fail_with(error);
+        throw error;
+    }
 }
 
 std::vector<WorkerStats> TilePipeline::stats() const {
@@ -180,7 +195,9 @@ void TilePipeline::work(size_t worker, const std::stop_token &stop) {
     const at::Device device = devices_[worker].model->placement.device;
     try {
         const TorchGuard guard(log_);
-        const DeviceScope scope(device);
+        // A stream of its own on the lead, too: copies from there and back wait for each other in one that
+        // workers share.
+        const DeviceScope on_lead(lead_), scope(device);
         Pacer pacer(device);
         Observer observer;
         observer.stop = stop;
@@ -206,6 +223,23 @@ void TilePipeline::work(size_t worker, const std::stop_token &stop) {
     }
 }
 
+/// Bring a share's streams from the device of another, which failed.
+void TilePipeline::take_over(size_t worker, Share &share) {
+    try {
+        share.tiles.move_to(devices_[worker].model, make_planner(worker));
+        share.holder = worker;
+    } catch (...) {
+        const Error error = current_error();
+        if (error.code() == ENOMEM)
+            throw error;
+        synchronize(devices_[worker].model->placement.device); // throws where it is this one that fails
+        fail_with({error.code(),
+                   concat("device ", devices_[share.holder].name,
+                          " failed, and what its tiles go on from cannot be read there: ", error.what())});
+        throw error;
+    }
+}
+
 void TilePipeline::run(size_t worker, size_t index, Job &job, const Observer &observer) {
     Share &share = shares_[index];
     int64_t step = 0;
@@ -216,10 +250,8 @@ void TilePipeline::run(size_t worker, size_t index, Job &job, const Observer &ob
     if (options_.before_step)
         options_.before_step(worker, step);
 
-    if (share.holder != worker) {
-        share.tiles.move_to(devices_[worker].model, make_planner(worker));
-        share.holder = worker;
-    }
+    if (share.holder != worker)
+        take_over(worker, share);
     const auto start = std::chrono::steady_clock::now();
     share.tiles.step(
         job.chunk,
@@ -276,6 +308,8 @@ void TilePipeline::finish(Job &job, const std::stop_token &stop) {
 
 void TilePipeline::worker_failed(size_t worker, const Error &error) {
     const std::lock_guard lock(mutex_);
+    if (failure_)
+        return;
     stats_[worker].failed = true;
     const auto other =
         std::find_if(stats_.begin(), stats_.end(), [](const WorkerStats &s) { return !s.failed; });

@@ -55,11 +55,13 @@ private:
     std::optional<Task> next_task(size_t worker);
     BatchPlanner make_planner(size_t worker) const;
     void run(size_t worker, size_t index, Job &job, const Observer &observer);
+    void take_over(size_t worker, Share &share);
     Pictures blend(const Job &job, const Observer &observer);
     void finish(Job &job, const std::stop_token &stop);
     void worker_failed(size_t worker, const Error &error);
     void fail_with(const Error &error);
     bool full_locked() const;
+    at::Tensor wait_for(const PendingPicture &picture);
     void throw_failure() const;
 
     const PipelineOptions options_;
