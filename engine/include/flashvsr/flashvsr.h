@@ -191,8 +191,8 @@ typedef struct FlashVSRSettings {
     int multi_gpu;
     /** Output frames that neighbouring segments share and are cross-faded over. Default 10. */
     int overlap;
-    /** Frames of a segment, at least two overlaps. 0 (default): one endless segment on one device, equal
-     * parts that fit the memory on several, which wait until enough frames have come. */
+    /** Frames of a segment, at least two overlaps. 0 (default): one endless segment on one device, equal parts
+     *  that fit the memory on several, which wait until enough frames have come. */
     int segment;
     /** enum FlashVSRTiled. Default auto. */
     int tiled;
@@ -229,8 +229,8 @@ typedef struct FlashVSRFrame {
     int depth;
     /** For FLASHVSR_PIXEL_FORMAT_YUV alone. */
     FlashVSRYuv yuv;
-    /** enum FlashVSRMemory. CUDA memory needs a GPU among the devices of the context; another GPU than its
-     * own is slower. */
+    /** enum FlashVSRMemory. CUDA memory needs a GPU among the devices of the context; another GPU than its own
+     *  is slower. */
     int memory;
     /** For CUDA memory: a CUstream of the context that the planes were allocated in, NULL for its default
      *  stream. What it was given before a call is done before the planes are read or written. When the call
