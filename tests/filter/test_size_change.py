@@ -96,7 +96,7 @@ class SizeChange(Case):
                     if name == "trim":
                         run = self.changed("-i", both, "-vf", f"trim=start=2,{filter}", *WRITE)
                     else:
-                        run = self.shell(f"cat {both} | ffmpeg -ss 2 -i - -vf '{filter}' -pix_fmt gbrp -f framecrc -")
+                        run = self.shell(f"cat {both} | ffmpeg -ss 2 -i pipe:0 -vf '{filter}' -pix_fmt gbrp -f framecrc -")
                         self.assertIn("Reconfiguring filter graph", run.stderr)
                     counts.append(len(FrameList(run.text)))
                 self.assertEqual(*counts)
