@@ -66,6 +66,9 @@ void write_surface(const at::Tensor &, const Surface &surface) {
 
 namespace {
 
+/// Events are asked for again and again: the run time's own wait would keep a processor busy.
+constexpr std::chrono::microseconds poll_interval(200);
+
 c10::impl::VirtualGuardImpl backend(const at::Device &device) {
     return c10::impl::VirtualGuardImpl(device.type());
 }
@@ -236,7 +239,6 @@ void Pacer::wait(const std::stop_token &stop) {
         return;
     constexpr double most_seconds = 0.3;
     constexpr size_t least_marks = 3; // keep a device at work while the next are queued
-    constexpr std::chrono::microseconds pause(200);
     settle();
     if (marks_.size() == 1 && marks_.front().query())
         marks_.clear(); // it stood still since
@@ -249,7 +251,7 @@ void Pacer::wait(const std::stop_token &stop) {
                (seconds_ > 0 && static_cast<double>(queued) * seconds_ <= most_seconds);
     };
     while (!enough() && !stop.stop_requested()) {
-        std::this_thread::sleep_for(pause);
+        std::this_thread::sleep_for(poll_interval);
         settle();
     }
 }
@@ -383,10 +385,8 @@ Unfinished::Unfinished(const at::Tensor &tensor)
                              : record_event(backend(tensor.device()).getStream(tensor.device()))) {}
 
 at::Tensor Unfinished::wait() const {
-    // Asked for again and again: the run time's own wait would keep a processor busy.
-    constexpr std::chrono::microseconds pause(200);
     while (finished_ && !finished_->query())
-        std::this_thread::sleep_for(pause);
+        std::this_thread::sleep_for(poll_interval);
     return tensor_;
 }
 
