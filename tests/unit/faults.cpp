@@ -31,6 +31,17 @@ template <typename Body> std::optional<Error> error_of(Body &&body) {
 /// Which of a run's events are made to fail.
 struct Failing {
     int64_t first = 0, step = 1;
+    bool share = false; ///< other processes have the others
+
+    /// Most failures come out; oneDNN gets over few of them by itself. A share may hold more of those than
+    /// others do: scripts/test-allocations.sh looks at the sum.
+    void expect_most(std::string_view where, int64_t tried, int64_t failed) const {
+        std::printf("%" PRId64 " of %" PRId64 " failures came out: %.*s\n", failed, tried,
+                    static_cast<int>(where.size()), where.data());
+        if (!share) {
+            EXPECT_GE(failed, tried * 7 / 10) << where;
+        }
+    }
 };
 
 /// Those in a test's usual distance, or of FLASHVSR_TEST_EVERY_ALLOCATION=K/N number K and each Nth after it:
@@ -43,6 +54,7 @@ Failing failing_of(int64_t usual) {
     if (std::sscanf(asked, "%" SCNd64 "/%" SCNd64, &share.first, &share.step) != 2 || share.first < 0 ||
         share.first >= share.step)
         fail(EINVAL, "FLASHVSR_TEST_EVERY_ALLOCATION=", asked, " is not K/N with K below N");
+    share.share = share.step > 1;
     return share;
 }
 
@@ -108,7 +120,7 @@ TEST(Faults, AChunkStepCanBeRunAgainWhateverAllocationFailed) {
             ASSERT_TRUE(at::equal(out, expected));
             ASSERT_TRUE(at::equal(stream.step(state), expected_next)) << "the chunk after it";
         }
-        EXPECT_GE(failed, tried * 7 / 10) << "oneDNN gets over few of them by itself";
+        some.expect_most(concat("chunk ", chunk), tried, failed);
         stream.step(before);
     }
 }
@@ -198,7 +210,7 @@ TEST(Faults, ABatchThatRunsOutOfMemoryAnywhereGoesOnHalved) {
             same_sizes.emplace(run.record.batches, std::move(run));
         }
         ASSERT_EQ(same_sizes.size(), 2U);
-        // oneDNN gets over a few failures by itself.
+        // Where oneDNN gets over a failure by itself.
         same_sizes.emplace(undisturbed.record.batches, undisturbed);
         int64_t tried = 0, failed = 0;
         const Failing some = failing_of(undisturbed.allocations / 12);
@@ -215,7 +227,7 @@ TEST(Faults, ABatchThatRunsOutOfMemoryAnywhereGoesOnHalved) {
                 ASSERT_LE(difference(run.pictures[c], undisturbed.pictures[c]), 2e-4) << "chunk " << c;
             }
         }
-        EXPECT_GE(failed, tried * 7 / 10);
+        some.expect_most(concat("a batch of chunk ", faulty), tried, failed);
     }
 }
 
@@ -302,7 +314,7 @@ TEST(Faults, MemoryThatRunsOutAroundTheNetworkHalvesTheBatch) {
                 for (size_t c = 0; c < run.pictures.size(); c++)
                     ASSERT_LE(difference(run.pictures[c], undisturbed.pictures[c]), 2e-4) << "chunk " << c;
             }
-            EXPECT_GE(failed, tried * 7 / 10);
+            some.expect_most(concat("the ", part, " of chunk ", faulty), tried, failed);
         }
 }
 
