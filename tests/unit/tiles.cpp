@@ -99,8 +99,9 @@ struct MemoryStep {
     int64_t expected; ///< batch after five batches
 };
 
-// 256x256 output pixels in fp32: the formula says 256^2 * 8 * 3 * 4 * 13 bytes = 78 MiB a tile.
 constexpr int64_t mib = int64_t{1} << 20;
+// Tiles of which adaptive batches have 8 at most.
+constexpr Size usual = BatchPlanner::usual_tile;
 
 TEST(BatchPlanner, FollowsFreeMemory) {
     int64_t free_mib = 2048 + 78 * 3 + 10;
@@ -108,7 +109,7 @@ TEST(BatchPlanner, FollowsFreeMemory) {
     BatchOptions options;
     options.adaptive = true;
     const Log log;
-    BatchPlanner planner(options, 78 * mib, memory, log);
+    BatchPlanner planner(options, usual, 78 * mib, memory, log);
     EXPECT_EQ(planner.batch(), 3);
     for (const MemoryStep &step :
          {MemoryStep{2048 + 1000, 100, 8}, MemoryStep{2048 + 450, 100, 4}, MemoryStep{2048 + 450, 200, 2},
@@ -125,7 +126,7 @@ TEST(BatchPlanner, HalvesWhenMemoryRunsOutAndDoesNotTryThatAgain) {
     options.adaptive = true;
     const Log log;
     BatchPlanner planner(
-        options, mib,
+        options, usual, mib,
         [] {
             return DeviceMemory{int64_t{1} << 40, int64_t{1} << 40};
         },
@@ -159,7 +160,7 @@ TEST(BatchPlanner, KeepsWithinTheLimitAndTheMargin) {
         options.adaptive = true;
         options.limit = c.limit_mib * mib;
         const auto memory = [&] { return DeviceMemory{(total - c.used_mib) * mib, total * mib}; };
-        EXPECT_EQ(BatchPlanner(options, 78 * mib, memory, log).batch(), c.expected)
+        EXPECT_EQ(BatchPlanner(options, usual, 78 * mib, memory, log).batch(), c.expected)
             << "limit " << c.limit_mib << " MiB, " << c.used_mib << " MiB in use";
     }
 }
@@ -173,7 +174,7 @@ TEST(BatchPlanner, LeavesRoomForVisitingWeights) {
     options.adaptive = true;
     options.visiting = 1000 * mib;
     const Log log;
-    BatchPlanner planner(options, 78 * mib, memory, log);
+    BatchPlanner planner(options, usual, 78 * mib, memory, log);
     EXPECT_EQ(planner.batch(), 3);
     usable_mib = 3000;
     for (int i = 0; i < BatchPlanner::review_interval; i++)
@@ -191,7 +192,7 @@ TEST(BatchPlanner, EstimatesTilesOfAnotherSizeAfresh) {
     options.adaptive = true;
     const Log log;
     BatchPlanner planner(
-        options, 78 * mib,
+        options, usual, 78 * mib,
         [] {
             return DeviceMemory{(2048 + 500) * mib, 65536 * mib};
         },
@@ -199,16 +200,42 @@ TEST(BatchPlanner, EstimatesTilesOfAnotherSizeAfresh) {
     planner.succeeded(2, 2 * 400 * mib);
     EXPECT_TRUE(planner.out_of_memory(3));
     EXPECT_EQ(planner.batch(), 1);
-    planner.use_tiles(39 * mib);
+    planner.use_tiles(usual, 39 * mib);
     EXPECT_EQ(planner.batch(), 8);
     EXPECT_EQ(planner.shortage(), "about 39 MiB (estimated) needed, 2548 of 65536 MiB free");
+}
+
+struct SmallTilesCase {
+    Size tile;
+    int64_t expected;
+};
+
+TEST(BatchPlanner, TakesMoreOfSmallTiles) {
+    int64_t free_bytes = int64_t{1} << 40;
+    const auto memory = [&] { return DeviceMemory{free_bytes, free_bytes}; };
+    BatchOptions options;
+    options.adaptive = true;
+    const Log log;
+    for (const SmallTilesCase &c :
+         {SmallTilesCase{{128, 128}, 64}, SmallTilesCase{{256, 256}, 32}, SmallTilesCase{{384, 256}, 21},
+          SmallTilesCase{{512, 512}, 8}, SmallTilesCase{{1024, 768}, 8}}) {
+        BatchPlanner planner(options, c.tile, mib, memory, log);
+        EXPECT_EQ(planner.batch(), c.expected) << c.tile.width << "x" << c.tile.height;
+        // Halved from there, and afresh with tiles of another size.
+        EXPECT_TRUE(planner.out_of_memory(planner.batch()));
+        EXPECT_EQ(planner.batch(), c.expected / 2);
+        planner.use_tiles({256, 256}, mib);
+        EXPECT_EQ(planner.batch(), 32);
+    }
+    free_bytes = BatchPlanner::margin_bytes + 78 * 20 * mib;
+    EXPECT_EQ(BatchPlanner(options, {256, 256}, 78 * mib, memory, log).batch(), 20);
 }
 
 TEST(BatchPlanner, KeepsARecordUntilItIsTaken) {
     BatchOptions options;
     options.batch = 4;
     const Log log;
-    BatchPlanner planner(options, 1 << 20, host_memory, log);
+    BatchPlanner planner(options, usual, mib, host_memory, log);
     planner.succeeded(4, 0);
     planner.out_of_memory(4);
     planner.succeeded(2, 0);

@@ -199,7 +199,8 @@ typedef struct FlashVSRSettings {
     /** Side of a tile and what neighbours share, in input pixels. Default 256 and 24. */
     int tile_size, tile_overlap;
     /** Tiles that go through the network together, unless adaptive_batch is set: then 1 to 8 from free
-     *  memory. Default 1 and 0. */
+     *  memory, or of small tiles as many as have the pixels of 8 tiles of 512x512 output pixels, at most 64.
+     *  Default 1 and 0. */
     int tile_batch, adaptive_batch;
     /** Most device memory to use: bytes, or a fraction of it where not above 1. 0 (default): all but
      *  2 GiB. */

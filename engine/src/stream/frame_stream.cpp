@@ -38,8 +38,8 @@ MemoryModel memory_model(const StreamOptions &options, const Model &model) {
 
 BatchPlanner make_batch_planner(const StreamOptions &options, const std::vector<Tile> &grid,
                                 const Model &model, MemoryProvider memory, const Log &log) {
-    return {options.batch, memory_model(options, model).tile_bytes(grid.front().size), std::move(memory),
-            log};
+    const Size tile = grid.front().size;
+    return {options.batch, tile, memory_model(options, model).tile_bytes(tile), std::move(memory), log};
 }
 
 FrameStream::FrameStream(std::shared_ptr<const Model> model, const StreamOptions &options,
@@ -108,7 +108,8 @@ void FrameStream::start_with_smaller_tiles(const Error &reason) {
          " output pixels");
     BatchPlanner planner = std::move(this->planner());
     tiling_.reset();
-    planner.use_tiles(memory_model(options_, *model_).tile_bytes(stream_grid(options_).front().size));
+    const Size tile = stream_grid(options_).front().size;
+    planner.use_tiles(tile, memory_model(options_, *model_).tile_bytes(tile));
     tiling_ = std::make_unique<Tiling>(make_tiling(std::move(planner)));
 }
 

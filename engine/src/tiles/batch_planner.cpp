@@ -12,6 +12,13 @@ int64_t mebibytes(int64_t bytes) {
     return bytes >> 20;
 }
 
+/// More tiles than these keep a GPU no busier.
+int64_t most_tiles(Size tile) {
+    const Size usual = BatchPlanner::usual_tile;
+    return std::clamp(BatchPlanner::usual_batch * usual.width * usual.height / (tile.width * tile.height),
+                      BatchPlanner::usual_batch, BatchPlanner::largest_batch);
+}
+
 } // namespace
 
 void BatchRecord::add(const BatchRecord &other) {
@@ -20,16 +27,16 @@ void BatchRecord::add(const BatchRecord &other) {
     out_of_memory += other.out_of_memory;
 }
 
-BatchPlanner::BatchPlanner(const BatchOptions &options, int64_t tile_bytes, MemoryProvider memory,
+BatchPlanner::BatchPlanner(const BatchOptions &options, Size tile, int64_t tile_bytes, MemoryProvider memory,
                            const Log &log)
     : options_(options), memory_(std::move(memory)), log_(&log) {
-    use_tiles(tile_bytes);
+    use_tiles(tile, tile_bytes);
 }
 
-void BatchPlanner::use_tiles(int64_t tile_bytes) {
+void BatchPlanner::use_tiles(Size tile, int64_t tile_bytes) {
     tile_bytes_ = tile_bytes;
     seen_ = false;
-    ceiling_ = max_batch;
+    ceiling_ = most_tiles(tile);
     if (options_.adaptive)
         review();
     else

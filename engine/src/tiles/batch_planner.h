@@ -3,6 +3,7 @@
 
 #include "log.h"
 #include "ops/device.h"
+#include "tiles/tile_grid.h"
 
 #include <cstdint>
 #include <map>
@@ -27,19 +28,23 @@ struct BatchRecord {
 
 /// How many tiles go through a model step together. Not thread-safe.
 ///
-/// Adaptive: 1 to 8 from free memory less a margin of 2 GiB and visiting weights, divided by what a tile
-/// takes: at first an estimate (MemoryModel), then the most a tile was seen to take. Looked at again every 5
-/// batches; halved when memory runs out. Every change is logged with its numbers.
+/// Adaptive: 1 to 8, or of small tiles as many as have the pixels of 8 of 512x512, at most 64. From free
+/// memory less a margin of 2 GiB and visiting weights, divided by what a tile takes: at first an estimate
+/// (MemoryModel), then the most a tile was seen to take. Looked at again every 5 batches; halved when memory
+/// runs out. Every change is logged with its numbers.
 class BatchPlanner {
 public:
-    static constexpr int64_t max_batch = 8, review_interval = 5;
+    static constexpr int64_t usual_batch = 8, largest_batch = 64, review_interval = 5;
+    static constexpr Size usual_tile = {512, 512};
     static constexpr int64_t margin_bytes = int64_t{2} << 30;
 
+    /// @param tile       output pixels
     /// @param tile_bytes what a tile is estimated to take
-    BatchPlanner(const BatchOptions &options, int64_t tile_bytes, MemoryProvider memory, const Log &log);
+    BatchPlanner(const BatchOptions &options, Size tile, int64_t tile_bytes, MemoryProvider memory,
+                 const Log &log);
 
     /// Tiles of another size from now on: what was seen of those before says nothing about them.
-    void use_tiles(int64_t tile_bytes);
+    void use_tiles(Size tile, int64_t tile_bytes);
 
     /// Tiles of the next batch, at least 1.
     int64_t batch() const { return batch_; }
@@ -70,7 +75,7 @@ private:
     bool seen_ = false;      ///< tile_bytes_ was measured
     MemoryProvider memory_;
     const Log *log_;
-    int64_t batch_ = 1, ceiling_ = max_batch, batches_ = 0;
+    int64_t batch_ = 1, ceiling_ = usual_batch, batches_ = 0;
     BatchRecord record_;
 };
 
