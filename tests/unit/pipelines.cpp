@@ -518,6 +518,38 @@ TEST(TileBatches, BatchSizeChangesNothingButRounding) {
     }
 }
 
+/// The batches of three chunks of four tiles, where memory has room for one tile during the first chunk and
+/// for all from then on.
+std::map<int64_t, int64_t> batches_as_memory_grows(bool aside) {
+    const c10::InferenceMode guard;
+    const Log log;
+    StreamOptions options = test::stream_options({72, 24});
+    options.tile = 128;
+    options.tile_overlap = 16;
+    options.states_aside = aside;
+    options.batch.adaptive = true;
+    int64_t free_bytes = BatchPlanner::margin_bytes;
+    FrameStream stream(
+        test::miniature_model(), options,
+        [&] {
+            return DeviceMemory{free_bytes, int64_t{1} << 40};
+        },
+        log);
+    const std::vector<PicturePtr> pictures = test::moving_pictures(options.input, 41);
+    for (size_t i = 0; i < pictures.size(); free_bytes = int64_t{1} << 40) {
+        std::vector<at::Tensor> frames;
+        while (static_cast<int64_t>(frames.size()) < stream.frames_wanted())
+            frames.push_back(pictures[i++]->to_tensor());
+        stream.step(frames);
+    }
+    return stream.planner().take_record().batches;
+}
+
+TEST(TileBatches, GrowWithMemoryUnlessTheirStatesWaitInHostMemory) {
+    EXPECT_EQ(batches_as_memory_grows(false), (std::map<int64_t, int64_t>{{1, 5}, {3, 1}, {4, 1}}));
+    EXPECT_EQ(batches_as_memory_grows(true), (std::map<int64_t, int64_t>{{1, 12}}));
+}
+
 /// A model like miniature_model() whose parts take turns, as on a device that holds one of them.
 std::shared_ptr<const Model> model_in_turns() {
     return std::make_shared<const Model>(random_weights(miniature_shape(), at::kFloat, 7), Placement{}, true);

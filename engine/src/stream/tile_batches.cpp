@@ -29,7 +29,7 @@ void TileBatches::step(const PictureChunk &chunk, const std::function<void(const
     while (next_ < batches_.size()) {
         const size_t first = batches_[next_].first,
                      left = batches_.back().first + batches_.back().count - first,
-                     tiles = std::min(static_cast<size_t>(planner_.batch()), left);
+                     tiles = std::min({static_cast<size_t>(planner_.batch()), left, most_together(next_)});
         const MemoryMeter memory(model_->placement.device);
         try {
             resize(next_, tiles);
@@ -54,6 +54,13 @@ void TileBatches::step(const PictureChunk &chunk, const std::function<void(const
         next_++;
     }
     next_ = 0;
+}
+
+/// Tiles that batch `index` can have. Streams that wait in host memory are not joined there: that takes more
+/// time, and leaves more pinned memory of other sizes behind, than larger batches gain.
+size_t TileBatches::most_together(size_t index) const {
+    const Batch &batch = batches_[index];
+    return aside_ && batch.state.chunk > 0 ? batch.count : grid_.size();
 }
 
 /// Let the streams wait in host memory.

@@ -42,6 +42,7 @@ private:
     };
 
     void resize(size_t index, size_t count);
+    size_t most_together(size_t index) const;
     bool set_aside();
     at::Tensor run(const Batch &batch, const PictureChunk &chunk, StreamState &state,
                    const Observer &observer) const;
