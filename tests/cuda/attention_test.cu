@@ -442,12 +442,93 @@ TEST_P(BlockSparseAttention, RefusesBadArguments) {
     EXPECT_TRUE(refuses([](AttentionArgs &args) { args.counters = nullptr; }));
 }
 
+class CrossAttention : public BlockSparseAttention {};
+
+/// (batch, heads, windows, 128, 128) to (batch, windows*128, heads*128).
+std::vector<float> heads_last(const Shape &shape, const std::vector<float> &windows) {
+    std::vector<float> out(windows.size());
+    const int64_t tokens = int64_t(shape.query_windows()) * side;
+    for (int64_t at = 0; at < int64_t(windows.size()); at++) {
+        const int64_t channel = at % side, token = at / side % tokens, row = at / side / tokens;
+        out[((row / shape.heads * tokens + token) * shape.heads + row % shape.heads) * side + channel] =
+            windows[at];
+    }
+    return out;
+}
+
+// The keys come in the same order, so the sums are the same.
+TEST_P(CrossAttention, HasTheBitsOfFullLists) {
+    for (const Shape &shape : {Shape{1, 1, 1, 1, 1, 1}, Shape{1, 3, 1, 1, 2, 4}, Shape{3, 2, 1, 1, 3, 5},
+                               Shape{2, 12, 1, 1, 16, 4}, Shape{1, 1, 1, 1, 2, 70}}) {
+        SCOPED_TRACE(testing::Message() << shape.batch << " x " << shape.heads << " x "
+                                        << shape.query_windows() << " against " << shape.key_windows);
+        Problem same = problem(shape, make_lists(shape, random_, [&](int) { return shape.key_windows; }));
+        const int64_t of_one = shape.heads * shape.key_head_stride();
+        for (std::vector<float> *keys : {&same.k, &same.v})
+            for (int batch = 1; batch < shape.batch; batch++)
+                std::copy_n(keys->begin(), of_one, keys->begin() + batch * of_one);
+        const std::vector<float> sparse = DeviceRun(same)(GetParam().kernel);
+        std::vector<float> expected(sparse.size());
+        for (int row = 0; row < shape.rows(); row++)
+            for (int i = 0; i < side; i++)
+                std::copy_n(sparse.begin() + out_offset(shape, row, i), side,
+                            expected.begin() + (int64_t(row) * side + i) * side);
+        expected = heads_last(shape, expected);
+
+        const Element element = GetParam().element;
+        const DeviceBuffer q(encode(heads_last(shape, same.q), element)), k(encode(same.k, element)),
+            v(encode(same.v, element));
+        DeviceBuffer out(expected.size() * element_bytes(element));
+        out.poison();
+        const CrossAttentionArgs args{.element = element,
+                                      .batch = shape.batch,
+                                      .heads = shape.heads,
+                                      .query_blocks = shape.query_windows(),
+                                      .key_blocks = shape.key_windows,
+                                      .q = q.as<void>(),
+                                      .k = k.as<void>(),
+                                      .v = v.as<void>(),
+                                      .out = out.as<void>()};
+        check(cross_attention(args, nullptr, GetParam().kernel));
+        check(cudaDeviceSynchronize());
+        EXPECT_EQ(decode(out.download(), element), expected);
+    }
+}
+
+TEST_P(CrossAttention, RefusesBadArguments) {
+    const DeviceBuffer data(size_t{4} * window_elements);
+    const CrossAttentionArgs right{.element = GetParam().element,
+                                   .batch = 1,
+                                   .heads = 1,
+                                   .query_blocks = 1,
+                                   .key_blocks = 1,
+                                   .q = data.as<void>(),
+                                   .k = data.as<void>(),
+                                   .v = data.as<void>(),
+                                   .out = data.as<void>()};
+    const auto refuses = [&](auto change) {
+        CrossAttentionArgs args = right;
+        change(args);
+        return cross_attention(args, nullptr, GetParam().kernel) == cudaErrorInvalidValue;
+    };
+    EXPECT_TRUE(refuses([](CrossAttentionArgs &args) { args.element = Element::f32; }));
+    EXPECT_TRUE(refuses([](CrossAttentionArgs &args) { args.key_blocks = 0; }));
+    EXPECT_TRUE(refuses([](CrossAttentionArgs &args) { args.batch = 1 << 30; }));
+    EXPECT_TRUE(refuses([](CrossAttentionArgs &args) { args.v = static_cast<const char *>(args.v) + 8; }));
+    EXPECT_TRUE(refuses([](CrossAttentionArgs &args) { args.out = nullptr; }));
+}
+
+constexpr Variant portable_f16{Element::f16, AttentionKernel::portable},
+    portable_bf16{Element::bf16, AttentionKernel::portable},
+    fastest_f16{Element::f16, AttentionKernel::fastest},
+    fastest_bf16{Element::bf16, AttentionKernel::fastest};
+
 INSTANTIATE_TEST_SUITE_P(, BlockSparseAttention,
-                         testing::Values(Variant{Element::f32, AttentionKernel::fastest},
-                                         Variant{Element::f16, AttentionKernel::portable},
-                                         Variant{Element::bf16, AttentionKernel::portable},
-                                         Variant{Element::f16, AttentionKernel::fastest},
-                                         Variant{Element::bf16, AttentionKernel::fastest}),
+                         testing::Values(Variant{Element::f32, AttentionKernel::fastest}, portable_f16,
+                                         portable_bf16, fastest_f16, fastest_bf16),
+                         variant_name);
+INSTANTIATE_TEST_SUITE_P(, CrossAttention,
+                         testing::Values(portable_f16, portable_bf16, fastest_f16, fastest_bf16),
                          variant_name);
 
 } // namespace

@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(threads, 2) attend(const AttentionArgs args) {
     Shared &shared = *reinterpret_cast<Shared *>(shared_memory);
     const int index = blockIdx.x / 2, first_token = blockIdx.x % 2 * tile_rows;
     const int ty = threadIdx.x / 16, tx = threadIdx.x % 16;
-    const QueryRow row(args, index);
+    const QueryRow<Attention::sparse> row(args, index);
     const float *k = static_cast<const float *>(args.k) + row.key_offset(args);
     const float *v = static_cast<const float *>(args.v) + row.key_offset(args);
     const int32_t *list = args.indices + int64_t(index) * args.key_windows;

@@ -5,10 +5,11 @@
 #include "ops/cuda/hopper.cuh"
 
 #include <algorithm>
+#include <utility>
 
-/// Block-sparse attention with TMA loads, WGMMA and specialised warps. A block of the grid stays and takes
-/// one query window after another: one warp chooses them, one loads their tiles, and two groups of four each
-/// multiply 64 of a window's 128 rows.
+/// Block-sparse attention and cross-attention with TMA loads, WGMMA and specialised warps. A block of the
+/// grid stays and takes one query window after another: one warp chooses them, one loads their tiles, and two
+/// groups of four each multiply 64 of a window's 128 rows.
 namespace flashvsr::cuda::hopper {
 
 /// What the bench's ladder varies; the library holds one.
@@ -53,8 +54,9 @@ struct Shared {
 
 /// The windows of a block, found by one warp. The first ones go to the blocks one each. The others follow in
 /// waves of as many as there are blocks, so that those of a head run together and find its keys in the L2
-/// cache. In a wave the longest lists come first, so that all blocks end together.
-template <class Policy> class Windows {
+/// cache. In a wave the longest lists come first, so that all blocks end together. Where all lists are alike,
+/// windows are dealt in turn.
+template <class Policy, Attention kind> class Windows {
 public:
     __device__ Windows(const AttentionArgs &args, int rows)
         : args_(args), rows_(rows), blocks_(gridDim.x), row_(blockIdx.x) {}
@@ -63,7 +65,7 @@ public:
     __device__ int row() const { return row_; }
 
     __device__ void advance() {
-        if constexpr (Policy::longest_first) {
+        if constexpr (draws) {
             int ticket = 0;
             if (threadIdx.x % 32 == 0)
                 ticket = atomicAdd(&args_.counters[0], 1);
@@ -76,14 +78,15 @@ public:
 
     /// The last block to finish leaves the counters as it found them.
     __device__ void finish() const {
-        if (Policy::longest_first && threadIdx.x % 32 == 0 &&
-            atomicAdd(&args_.counters[1], 1) == blocks_ - 1) {
+        if (draws && threadIdx.x % 32 == 0 && atomicAdd(&args_.counters[1], 1) == blocks_ - 1) {
             args_.counters[0] = 0;
             args_.counters[1] = 0;
         }
     }
 
 private:
+    static constexpr bool draws = Policy::longest_first && kind == Attention::sparse;
+
     /// The window, counted from the end of the first ones, that a ticket means. The last wave has two to
     /// three times as many windows as the others, for a more even end, unless a head has few: then most keys
     /// come from device memory as it is, and a wave over more heads than the cache holds costs more than the
@@ -125,7 +128,7 @@ private:
 };
 
 /// Zeros for a window, by one warp.
-inline __device__ void clear_window(const AttentionArgs &args, const QueryRow &row) {
+inline __device__ void clear_window(const AttentionArgs &args, const QueryRow<Attention::sparse> &row) {
     constexpr int chunk_elements = 8, chunks = head_dim / chunk_elements;
     for (int i = threadIdx.x % 32; i < window_tokens * chunks; i += 32) {
         uint16_t *out = static_cast<uint16_t *>(args.out) + row.out_offset(args, i / chunks);
@@ -134,19 +137,24 @@ inline __device__ void clear_window(const AttentionArgs &args, const QueryRow &r
 }
 
 /// The scheduler's warp: gives out windows that have keys, and clears the others.
-template <class Policy> __device__ void schedule(const AttentionArgs &args, int rows, Shared &shared) {
+template <class Policy, Attention kind>
+__device__ void schedule(const AttentionArgs &args, int rows, Shared &shared) {
     const int lane = threadIdx.x % 32;
     Position<work_slots> work;
     Position<1> draw;
-    for (Windows<Policy> windows(args, rows);; windows.advance()) {
+    for (Windows<Policy, kind> windows(args, rows);; windows.advance()) {
         const int row = windows.row();
         const bool exists = row < rows;
-        const int count = exists ? __ldg(args.counts + row) : 0;
-        const int32_t *list = args.indices + int64_t(row) * args.key_windows;
-        const int32_t first_key = exists && lane < args.key_windows ? __ldg(list + lane) : 0;
-        if (exists && count == 0) {
-            clear_window(args, QueryRow(args, row));
-            continue;
+        int count = args.key_windows;
+        int32_t first_key = lane;
+        if constexpr (kind == Attention::sparse) {
+            count = exists ? __ldg(args.counts + row) : 0;
+            const int32_t *list = args.indices + int64_t(row) * args.key_windows;
+            first_key = exists && lane < args.key_windows ? __ldg(list + lane) : 0;
+            if (exists && count == 0) {
+                clear_window(args, QueryRow<kind>(args, row));
+                continue;
+            }
         }
         shared.work_empty[work.slot].wait(work.parity ^ 1);
         Work &given = shared.work[work.slot];
@@ -165,7 +173,7 @@ template <class Policy> __device__ void schedule(const AttentionArgs &args, int 
 }
 
 /// The loader's warp: queries, keys and values in the order of use.
-class Loader {
+template <Attention kind> class Loader {
 public:
     __device__ Loader(const AttentionArgs &args, const CUtensorMap &q, const CUtensorMap &k,
                       const CUtensorMap &v, Shared &shared)
@@ -189,18 +197,24 @@ public:
 private:
     /// @param held this lane's of the list's first 32
     __device__ void load_window(int row, int count, int held) {
+        const QueryRow<kind> place(args_, row);
+        const int tokens_before = kind == Attention::cross
+                                      ? (place.batch * args_.query_windows + place.window) * window_tokens
+                                      : row * window_tokens;
         load(shared_.queries[query_.slot], shared_.query_full[query_.slot], shared_.query_empty[query_.slot],
-             query_.parity, q_, row * window_tokens, 0);
+             query_.parity, q_, tokens_before, kind == Attention::cross ? place.head : 0);
         query_.advance();
 
         constexpr int draw_ahead = 4; // tiles: the time that the next window takes to find
-        const int head = row / args_.query_windows;
-        const int32_t *list = args_.indices + int64_t(row) * args_.key_windows;
+        const int head = place.key_head(args_);
+        const int32_t *list =
+            kind == Attention::cross ? nullptr : args_.indices + int64_t(row) * args_.key_windows;
         int following = held;
         for (int i = 0; i < count; i++) {
             if (i % 32 == 0) {
                 held = following;
-                following = i + 32 + lane_ < count ? __ldg(list + i + 32 + lane_) : 0;
+                const int at = i + 32 + lane_;
+                following = kind == Attention::cross ? at : at < count ? __ldg(list + at) : 0;
             }
             if (i == max(count - draw_ahead, 0) && lane_ == 0)
                 shared_.draw.arrive();
@@ -243,7 +257,7 @@ private:
 
 /// A group of 128 threads: 64 rows of every window. Two products overlap: the scores s = q k^T of a tile, and
 /// the sum o += p v of the tile before, whose weights p the softmax has made of its scores.
-template <class T, class Policy> class Multiplier {
+template <class T, class Policy, Attention kind> class Multiplier {
 public:
     __device__ Multiplier(const AttentionArgs &args, Shared &shared)
         : args_(args), shared_(shared), group_(uniform(threadIdx.x / group_threads - 1)),
@@ -273,13 +287,13 @@ public:
             shared_.query_full[query_.slot].wait(query_.parity);
             step(next_softmax, keep);
             pack_weights();
-            store_rows<T>(args_, QueryRow(args_, now.index), first_token_, o_, softmax);
+            store_rows<T>(args_, QueryRow<kind>(args_, now.index), first_token_, o_, softmax);
             clear_sum();
             softmax = next_softmax;
             now = next;
         }
         finish();
-        store_rows<T>(args_, QueryRow(args_, now.index), first_token_, o_, softmax);
+        store_rows<T>(args_, QueryRow<kind>(args_, now.index), first_token_, o_, softmax);
     }
 
 private:
@@ -422,7 +436,7 @@ private:
     uint32_t p_[32];
 };
 
-template <class T, class Policy>
+template <class T, class Policy, Attention kind>
 __global__ void __launch_bounds__(threads, 1)
     attend(const __grid_constant__ AttentionArgs args, const __grid_constant__ CUtensorMap q,
            const __grid_constant__ CUtensorMap k, const __grid_constant__ CUtensorMap v, const int rows) {
@@ -453,33 +467,39 @@ __global__ void __launch_bounds__(threads, 1)
         give_registers<loader_registers>();
         const int warp = __shfl_sync(~0U, int(threadIdx.x) / 32, 0);
         if (warp == 0)
-            Loader(args, q, k, v, shared).run();
+            Loader<kind>(args, q, k, v, shared).run();
         else if (warp == 1)
-            schedule<Policy>(args, rows, shared);
+            schedule<Policy, kind>(args, rows, shared);
     } else {
         take_registers<multiplier_registers>();
-        Multiplier<T, Policy>(args, shared).run();
+        Multiplier<T, Policy, kind>(args, shared).run();
     }
 }
 
 /// Map of (heads, rows, 128), 16-bit, in boxes of 128 rows x 64 columns.
 inline cudaError_t encode(CUtensorMap &map, const void *base, Element element, int64_t heads, int64_t rows,
-                          int64_t head_stride) {
-    return encode_map<3>(map, base, element, {head_dim, rows, heads}, {head_dim, head_stride},
+                          int64_t row_stride, int64_t head_stride) {
+    return encode_map<3>(map, base, element, {head_dim, rows, heads}, {row_stride, head_stride},
                          {64, window_tokens, 1});
 }
 
-template <class T, class Policy> cudaError_t launch(const AttentionArgs &args, cudaStream_t stream) {
+template <class T, class Policy, Attention kind = Attention::sparse>
+cudaError_t launch(const AttentionArgs &args, cudaStream_t stream) {
+    constexpr bool cross = kind == Attention::cross;
     const int64_t heads = int64_t(args.batch) * args.heads, rows = heads * args.query_windows;
-    const int64_t key_rows = int64_t(args.key_windows) * window_tokens;
+    const int64_t key_heads = cross ? args.heads : heads,
+                  key_rows = int64_t(args.key_windows) * window_tokens;
     CUtensorMap q, k, v;
     if (const cudaError_t error =
-            encode(q, args.q, args.element, 1, rows * window_tokens, rows * window_elements))
+            cross
+                ? encode(q, args.q, args.element, args.heads, rows / args.heads * window_tokens,
+                         int64_t(args.heads) * head_dim, head_dim)
+                : encode(q, args.q, args.element, 1, rows * window_tokens, head_dim, rows * window_elements))
         return error;
-    if (const cudaError_t error = encode(k, args.k, args.element, heads, key_rows, args.key_head_stride))
-        return error;
-    if (const cudaError_t error = encode(v, args.v, args.element, heads, key_rows, args.key_head_stride))
-        return error;
+    for (const auto &[map, base] : {std::pair(&k, args.k), std::pair(&v, args.v)})
+        if (const cudaError_t error =
+                encode(*map, base, args.element, key_heads, key_rows, head_dim, args.key_head_stride))
+            return error;
 
     int device = 0, multiprocessors = 0;
     if (const cudaError_t error = cudaGetDevice(&device))
@@ -489,10 +509,10 @@ template <class T, class Policy> cudaError_t launch(const AttentionArgs &args, c
         return error;
     constexpr int shared_bytes = sizeof(Shared);
     if (const cudaError_t error = cudaFuncSetAttribute(
-            attend<T, Policy>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes))
+            attend<T, Policy, kind>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes))
         return error;
     const int blocks = static_cast<int>(std::min<int64_t>({multiprocessors, most_blocks, rows}));
-    attend<T, Policy><<<blocks, threads, shared_bytes, stream>>>(args, q, k, v, static_cast<int>(rows));
+    attend<T, Policy, kind><<<blocks, threads, shared_bytes, stream>>>(args, q, k, v, static_cast<int>(rows));
     return cudaGetLastError();
 }
 

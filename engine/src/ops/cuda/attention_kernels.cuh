@@ -13,26 +13,42 @@ constexpr int window_tokens = 128, head_dim = 128, window_elements = window_toke
 /// log2(e) / sqrt(head_dim): softmax weights as powers of two of the raw products.
 constexpr float softmax_exponent_scale = 0.08838834764831845F * 1.4426950408889634F;
 
+/// What a kernel is told by AttentionArgs.
+enum class Attention {
+    sparse, ///< as they say
+    /// CrossAttentionArgs: a window is 128 tokens in a row, q is as `out`, k and v are the same for the whole
+    /// batch, and every window has all keys, without counts, indices and counters.
+    cross,
+};
+
 /// One (batch, head, query window).
-struct QueryRow {
+template <Attention kind> struct QueryRow {
     int batch, head, window;
 
     __device__ QueryRow(const AttentionArgs &args, int row)
         : batch(row / (args.query_windows * args.heads)), head(row / args.query_windows % args.heads),
           window(row % args.query_windows) {}
 
+    /// Of those that have keys of their own.
+    __device__ int key_head(const AttentionArgs &args) const {
+        return kind == Attention::cross ? head : batch * args.heads + head;
+    }
+
     /// Elements before the key window 0 of this row's head.
     __device__ int64_t key_offset(const AttentionArgs &args) const {
-        return (int64_t(batch) * args.heads + head) * args.key_head_stride;
+        return key_head(args) * args.key_head_stride;
     }
 
     /// Elements before the head's 128 channels of token `i` of the window, in `out`.
     __device__ int64_t out_offset(const AttentionArgs &args, int i) const {
-        const int group_windows = args.block_rows * args.block_cols;
-        const int group = window / group_windows, by = window / args.block_cols % args.block_rows,
-                  bx = window % args.block_cols;
-        const int t = 2 * group + i / 64, y = 8 * by + i / 8 % 8, x = 8 * bx + i % 8;
-        const int64_t token = (int64_t(t) * 8 * args.block_rows + y) * 8 * args.block_cols + x;
+        int64_t token = window * window_tokens + i;
+        if constexpr (kind == Attention::sparse) {
+            const int group_windows = args.block_rows * args.block_cols;
+            const int group = window / group_windows, by = window / args.block_cols % args.block_rows,
+                      bx = window % args.block_cols;
+            const int t = 2 * group + i / 64, y = 8 * by + i / 8 % 8, x = 8 * bx + i % 8;
+            token = (int64_t(t) * 8 * args.block_rows + y) * 8 * args.block_cols + x;
+        }
         const int64_t tokens = int64_t(args.query_windows) * window_tokens;
         return ((batch * tokens + token) * args.heads + head) * head_dim;
     }
@@ -114,8 +130,8 @@ struct OnlineSoftmax {
 
 /// Write the 16 x 128 accumulator of a warp, rows normalised, to tokens first_token .. first_token + 15 of a
 /// window.
-template <class T>
-__device__ inline void store_rows(const AttentionArgs &args, const QueryRow &row, int first_token,
+template <class T, Attention kind>
+__device__ inline void store_rows(const AttentionArgs &args, const QueryRow<kind> &row, int first_token,
                                   const float (&o)[64], const OnlineSoftmax &softmax) {
     const int lane = threadIdx.x % 32, t = lane % 4;
     for (int r = 0; r < 2; r++) {
@@ -135,7 +151,7 @@ __device__ inline void store_rows(const AttentionArgs &args, const QueryRow &row
 }
 
 cudaError_t attention_f32(const AttentionArgs &args, cudaStream_t stream);
-cudaError_t attention_portable(const AttentionArgs &args, cudaStream_t stream);
-cudaError_t attention_hopper(const AttentionArgs &args, cudaStream_t stream);
+cudaError_t attention_portable(const AttentionArgs &args, Attention kind, cudaStream_t stream);
+cudaError_t attention_hopper(const AttentionArgs &args, Attention kind, cudaStream_t stream);
 
 } // namespace flashvsr::cuda

@@ -1,11 +1,19 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "ops/cuda/attention_kernels.cuh"
 
+#include <initializer_list>
 #include <limits>
 
 namespace flashvsr::cuda {
 
 namespace {
+
+bool are_aligned(std::initializer_list<const void *> pointers) {
+    for (const void *pointer : pointers)
+        if (pointer == nullptr || reinterpret_cast<uintptr_t>(pointer) % 16 != 0)
+            return false;
+    return true;
+}
 
 bool is_valid(const AttentionArgs &args) {
     for (const int size : {args.batch, args.heads, args.query_windows, args.key_windows, args.groups,
@@ -17,10 +25,34 @@ bool is_valid(const AttentionArgs &args) {
         int64_t(args.groups) * args.block_rows * args.block_cols != args.query_windows ||
         args.key_head_stride < int64_t(args.key_windows) * window_elements || args.key_head_stride % 8 != 0)
         return false;
-    for (const void *pointer : {args.q, args.k, args.v, static_cast<const void *>(args.out)})
-        if (pointer == nullptr || reinterpret_cast<uintptr_t>(pointer) % 16 != 0)
+    return are_aligned({args.q, args.k, args.v, args.out}) && args.counts != nullptr &&
+           args.indices != nullptr && args.counters != nullptr;
+}
+
+bool is_valid(const CrossAttentionArgs &args) {
+    for (const int size : {args.batch, args.heads, args.query_blocks, args.key_blocks})
+        if (size <= 0)
             return false;
-    return args.counts != nullptr && args.indices != nullptr && args.counters != nullptr;
+    const int64_t rows = int64_t(args.batch) * args.heads * args.query_blocks;
+    return args.element != Element::f32 && rows <= std::numeric_limits<int>::max() / window_tokens &&
+           are_aligned({args.q, args.k, args.v, args.out});
+}
+
+/// The best kernel for 16-bit elements.
+cudaError_t attend(const AttentionArgs &args, Attention kind, int major, AttentionKernel kernel,
+                   cudaStream_t stream) {
+    return major == 9 && kernel == AttentionKernel::fastest ? attention_hopper(args, kind, stream)
+                                                            : attention_portable(args, kind, stream);
+}
+
+/// The major compute capability of the current device, at least 8.
+cudaError_t find_capability(int &major) {
+    int device = 0;
+    if (const cudaError_t error = cudaGetDevice(&device))
+        return error;
+    if (const cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device))
+        return error;
+    return major < 8 ? cudaErrorNotSupported : cudaSuccess;
 }
 
 } // namespace
@@ -28,18 +60,32 @@ bool is_valid(const AttentionArgs &args) {
 cudaError_t block_sparse_attention(const AttentionArgs &args, cudaStream_t stream, AttentionKernel kernel) {
     if (!is_valid(args))
         return cudaErrorInvalidValue;
-    int device = 0, major = 0;
-    if (const cudaError_t error = cudaGetDevice(&device))
+    int major = 0;
+    if (const cudaError_t error = find_capability(major))
         return error;
-    if (const cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device))
-        return error;
-    if (major < 8)
-        return cudaErrorNotSupported;
     if (args.element == Element::f32)
         return attention_f32(args, stream);
-    if (major == 9 && kernel == AttentionKernel::fastest)
-        return attention_hopper(args, stream);
-    return attention_portable(args, stream);
+    return attend(args, Attention::sparse, major, kernel, stream);
+}
+
+cudaError_t cross_attention(const CrossAttentionArgs &args, cudaStream_t stream, AttentionKernel kernel) {
+    if (!is_valid(args))
+        return cudaErrorInvalidValue;
+    int major = 0;
+    if (const cudaError_t error = find_capability(major))
+        return error;
+    AttentionArgs all{};
+    all.element = args.element;
+    all.batch = args.batch;
+    all.heads = args.heads;
+    all.query_windows = args.query_blocks;
+    all.key_windows = args.key_blocks;
+    all.key_head_stride = int64_t(args.key_blocks) * window_elements;
+    all.q = args.q;
+    all.k = args.k;
+    all.v = args.v;
+    all.out = args.out;
+    return attend(all, Attention::cross, major, kernel, stream);
 }
 
 } // namespace flashvsr::cuda

@@ -40,4 +40,21 @@ struct AttentionArgs {
 cudaError_t block_sparse_attention(const AttentionArgs &args, cudaStream_t stream,
                                    AttentionKernel kernel = AttentionKernel::fastest);
 
+/// All pointers are device memory, 16-byte aligned, and must live until the stream has passed the call.
+struct CrossAttentionArgs {
+    Element element; ///< f16 or bf16
+    int batch, heads;
+    int query_blocks, key_blocks; ///< of 128 tokens
+    const void *q;                ///< (batch, query_blocks*128, heads*128)
+    const void *k, *v;            ///< (heads, key_blocks*128, 128), for the whole batch
+    void *out;                    ///< as q
+};
+
+/// softmax(q k^T / sqrt(128)) v per head, each token over all keys, by the kernels of
+/// block_sparse_attention(), whose promises hold here too.
+/// @return cudaErrorInvalidValue for other elements, shapes or alignments, cudaErrorNotSupported below
+///         sm_80, or what the launch says
+cudaError_t cross_attention(const CrossAttentionArgs &args, cudaStream_t stream,
+                            AttentionKernel kernel = AttentionKernel::fastest);
+
 } // namespace flashvsr::cuda

@@ -22,12 +22,12 @@ __device__ int swizzled(int row, int chunk) {
     return row * row_bytes + ((chunk ^ row % 8) * 16);
 }
 
-/// Start copying `rows` rows of 256 bytes.
-template <int rows> __device__ void copy_tile(void *to, const void *from) {
+/// Start copying `rows` rows of 256 bytes, which lie `pitch` bytes apart.
+template <int rows> __device__ void copy_tile(void *to, const void *from, int64_t pitch = row_bytes) {
     const uint32_t base = __cvta_generic_to_shared(to);
     for (int i = threadIdx.x; i < rows * 16; i += threads)
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(base + swizzled(i / 16, i % 16)),
-                     "l"(static_cast<const char *>(from) + i * 16)
+                     "l"(static_cast<const char *>(from) + i / 16 * pitch + i % 16 * 16)
                      : "memory");
 }
 
@@ -99,18 +99,21 @@ template <class T> __device__ void accumulate(float (&o)[64], const float (&weig
 }
 
 /// One query window per block.
-template <class T> __global__ void __launch_bounds__(threads, 1) attend(const AttentionArgs args) {
+template <class T, Attention kind>
+__global__ void __launch_bounds__(threads, 1) attend(const AttentionArgs args) {
+    constexpr bool cross = kind == Attention::cross;
     extern __shared__ uint4 shared_memory[];
     Shared &shared = *reinterpret_cast<Shared *>(shared_memory);
     const int index = blockIdx.x, lane = threadIdx.x % 32, first_token = threadIdx.x / 32 * 16;
-    const QueryRow row(args, index);
+    const QueryRow<kind> row(args, index);
     const T *k = static_cast<const T *>(args.k) + row.key_offset(args);
     const T *v = static_cast<const T *>(args.v) + row.key_offset(args);
-    const int32_t *list = args.indices + int64_t(index) * args.key_windows;
-    const int tiles = args.counts[index] * (window_tokens / tile_keys);
+    const int32_t *list = cross ? nullptr : args.indices + int64_t(index) * args.key_windows;
+    const int tiles = (cross ? args.key_windows : args.counts[index]) * (window_tokens / tile_keys);
 
     const auto copy_keys = [&](int tile) {
-        const int64_t offset = int64_t(list[tile / 2]) * window_elements + tile % 2 * (tile_keys * head_dim);
+        const int64_t window = cross ? tile / 2 : list[tile / 2];
+        const int64_t offset = window * window_elements + tile % 2 * (tile_keys * head_dim);
         copy_tile<tile_keys>(shared.stages[tile % 2].k, k + offset);
         copy_tile<tile_keys>(shared.stages[tile % 2].v, v + offset);
         commit_copies();
@@ -119,8 +122,9 @@ template <class T> __global__ void __launch_bounds__(threads, 1) attend(const At
     float o[64] = {};
     OnlineSoftmax softmax;
     if (tiles > 0) {
-        copy_tile<window_tokens>(&shared.stages[1],
-                                 static_cast<const T *>(args.q) + int64_t(index) * window_elements);
+        const int64_t queries = cross ? row.out_offset(args, 0) : int64_t(index) * window_elements;
+        copy_tile<window_tokens>(&shared.stages[1], static_cast<const T *>(args.q) + queries,
+                                 cross ? int64_t(args.heads) * row_bytes : row_bytes);
         copy_keys(0);
         wait_copies();
         __syncthreads();
@@ -151,18 +155,24 @@ template <class T> __global__ void __launch_bounds__(threads, 1) attend(const At
     store_rows<T>(args, row, first_token, o, softmax);
 }
 
-template <class T> cudaError_t launch(const AttentionArgs &args, cudaStream_t stream) {
-    if (const cudaError_t error =
-            cudaFuncSetAttribute(attend<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared)))
+template <class T, Attention kind> cudaError_t launch(const AttentionArgs &args, cudaStream_t stream) {
+    if (const cudaError_t error = cudaFuncSetAttribute(
+            attend<T, kind>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared)))
         return error;
-    attend<T><<<args.batch * args.heads * args.query_windows, threads, sizeof(Shared), stream>>>(args);
+    attend<T, kind><<<args.batch * args.heads * args.query_windows, threads, sizeof(Shared), stream>>>(args);
     return cudaGetLastError();
+}
+
+template <Attention kind> cudaError_t launch(const AttentionArgs &args, cudaStream_t stream) {
+    return args.element == Element::bf16 ? launch<__nv_bfloat16, kind>(args, stream)
+                                         : launch<__half, kind>(args, stream);
 }
 
 } // namespace
 
-cudaError_t attention_portable(const AttentionArgs &args, cudaStream_t stream) {
-    return args.element == Element::bf16 ? launch<__nv_bfloat16>(args, stream) : launch<__half>(args, stream);
+cudaError_t attention_portable(const AttentionArgs &args, Attention kind, cudaStream_t stream) {
+    return kind == Attention::cross ? launch<Attention::cross>(args, stream)
+                                    : launch<Attention::sparse>(args, stream);
 }
 
 } // namespace flashvsr::cuda

@@ -159,6 +159,22 @@ at::Tensor cross_attention(const at::Tensor &q, const at::Tensor &k, const at::T
         const at::Tensor weights = at::matmul(split, k.transpose(1, 2)).mul_(scale).softmax(-1);
         return at::matmul(weights, v).transpose(1, 2).reshape({batch, length, heads * head_dim});
     }
+    if (const int64_t context = k.size(1); length % window_tokens == 0 && context % window_tokens == 0) {
+        const at::Tensor queries = q.contiguous();
+        at::Tensor out = at::empty_like(queries);
+        CrossAttentionArgs args{};
+        args.element = element_of(q);
+        args.batch = static_cast<int>(batch);
+        args.heads = static_cast<int>(heads);
+        args.query_blocks = static_cast<int>(length / window_tokens);
+        args.key_blocks = static_cast<int>(context / window_tokens);
+        args.q = queries.const_data_ptr();
+        args.k = k.const_data_ptr();
+        args.v = v.const_data_ptr();
+        args.out = out.mutable_data_ptr();
+        check(cross_attention(args, current_stream()), "the cross-attention");
+        return out;
+    }
     // cuDNN makes a kernel at a shape's first use in a thread. Threads that do so at the same time may be
     // given different ones, which round differently, so they take turns to queue.
     static std::mutex mutex;
