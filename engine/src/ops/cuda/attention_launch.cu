@@ -38,42 +38,31 @@ bool is_valid(const CrossAttentionArgs &args) {
            are_aligned({args.q, args.k, args.v, args.out});
 }
 
-/// The best kernel for 16-bit elements.
-cudaError_t attend(const AttentionArgs &args, Attention kind, int major, AttentionKernel kernel,
-                   cudaStream_t stream) {
-    return major == 9 && kernel == AttentionKernel::fastest ? attention_hopper(args, kind, stream)
-                                                            : attention_portable(args, kind, stream);
-}
-
-/// The major compute capability of the current device, at least 8.
-cudaError_t find_capability(int &major) {
-    int device = 0;
+/// By the kernel that the device and the element allow.
+cudaError_t attend(const AttentionArgs &args, Attention kind, AttentionKernel kernel, cudaStream_t stream) {
+    int device = 0, major = 0;
     if (const cudaError_t error = cudaGetDevice(&device))
         return error;
     if (const cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device))
         return error;
-    return major < 8 ? cudaErrorNotSupported : cudaSuccess;
+    if (major < 8)
+        return cudaErrorNotSupported;
+    if (args.element == Element::f32)
+        return attention_f32(args, stream);
+    if (major == 9 && kernel == AttentionKernel::fastest)
+        return attention_hopper(args, kind, stream);
+    return attention_portable(args, kind, stream);
 }
 
 } // namespace
 
 cudaError_t block_sparse_attention(const AttentionArgs &args, cudaStream_t stream, AttentionKernel kernel) {
-    if (!is_valid(args))
-        return cudaErrorInvalidValue;
-    int major = 0;
-    if (const cudaError_t error = find_capability(major))
-        return error;
-    if (args.element == Element::f32)
-        return attention_f32(args, stream);
-    return attend(args, Attention::sparse, major, kernel, stream);
+    return is_valid(args) ? attend(args, Attention::sparse, kernel, stream) : cudaErrorInvalidValue;
 }
 
 cudaError_t cross_attention(const CrossAttentionArgs &args, cudaStream_t stream, AttentionKernel kernel) {
     if (!is_valid(args))
         return cudaErrorInvalidValue;
-    int major = 0;
-    if (const cudaError_t error = find_capability(major))
-        return error;
     AttentionArgs all{};
     all.element = args.element;
     all.batch = args.batch;
@@ -85,7 +74,7 @@ cudaError_t cross_attention(const CrossAttentionArgs &args, cudaStream_t stream,
     all.k = args.k;
     all.v = args.v;
     all.out = args.out;
-    return attend(all, Attention::cross, major, kernel, stream);
+    return attend(all, Attention::cross, kernel, stream);
 }
 
 } // namespace flashvsr::cuda
