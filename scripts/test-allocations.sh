@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Let every single allocation of a chunk's step fail: the tests of which ctest runs a sample, shared by as many
-# processes as there are processors. 90 minutes of processor time.
+# processes as there are processors. 80 minutes of processor time.
 #
 # usage: test-allocations.sh [PROGRAM [SHARES]]    default: build/cpu/bin/flashvsr_unit_pipeline, 28
 set -euo pipefail
