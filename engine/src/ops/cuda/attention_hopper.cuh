@@ -304,10 +304,14 @@ private:
     /// The same in all lanes, and known to be.
     __device__ static int uniform(int x) { return __shfl_sync(~0U, x, 0); }
 
+    /// What a warp takes, by the lane that then lets go of it.
     __device__ Row take_row() {
         shared_.work_full[work_.slot].wait(work_.parity);
-        const Row row{shared_.work[work_.slot].row, shared_.work[work_.slot].count};
+        Row row{};
+        if (threadIdx.x % 32 == 0)
+            row = {shared_.work[work_.slot].row, shared_.work[work_.slot].count};
         release(shared_.work_empty[work_.slot]);
+        row = {uniform(row.index), uniform(row.count)};
         work_.advance();
         return row;
     }
