@@ -484,7 +484,7 @@ TEST_P(CrossAttention, HasTheBitsOfFullLists) {
                                       .batch = shape.batch,
                                       .heads = shape.heads,
                                       .query_blocks = shape.query_windows(),
-                                      .key_blocks = shape.key_windows,
+                                      .keys = shape.key_windows * side,
                                       .q = q.as<void>(),
                                       .k = k.as<void>(),
                                       .v = v.as<void>(),
@@ -501,7 +501,7 @@ TEST_P(CrossAttention, RefusesBadArguments) {
                                    .batch = 1,
                                    .heads = 1,
                                    .query_blocks = 1,
-                                   .key_blocks = 1,
+                                   .keys = side,
                                    .q = data.as<void>(),
                                    .k = data.as<void>(),
                                    .v = data.as<void>(),
@@ -512,7 +512,7 @@ TEST_P(CrossAttention, RefusesBadArguments) {
         return cross_attention(args, nullptr, GetParam().kernel) == cudaErrorInvalidValue;
     };
     EXPECT_TRUE(refuses([](CrossAttentionArgs &args) { args.element = Element::f32; }));
-    EXPECT_TRUE(refuses([](CrossAttentionArgs &args) { args.key_blocks = 0; }));
+    EXPECT_TRUE(refuses([](CrossAttentionArgs &args) { args.keys = 0; }));
     EXPECT_TRUE(refuses([](CrossAttentionArgs &args) { args.batch = 1 << 30; }));
     EXPECT_TRUE(refuses([](CrossAttentionArgs &args) { args.v = static_cast<const char *>(args.v) + 8; }));
     EXPECT_TRUE(refuses([](CrossAttentionArgs &args) { args.out = nullptr; }));

@@ -272,7 +272,7 @@ public:
         start(softmax, keep);
         for (;;) {
             for (int i = 1; i < now.count; i++) {
-                if (step(softmax, keep))
+                if (step(softmax, keep, i))
                     rescale(keep);
                 pack_weights();
             }
@@ -285,7 +285,7 @@ public:
             // The next window's first scores go with this one's last sum.
             OnlineSoftmax next_softmax;
             shared_.query_full[query_.slot].wait(query_.parity);
-            step(next_softmax, keep);
+            step(next_softmax, keep, 0);
             pack_weights();
             store_rows<T>(args_, QueryRow<kind>(args_, now.index), first_token_, o_, softmax);
             clear_sum();
@@ -329,6 +329,7 @@ private:
         wait_products<0>();
         pin(s_);
         release(shared_.tile_empty[keys]);
+        mask(0);
         softmax.update(s_, keep);
         pack_weights();
         wait_tile();
@@ -336,8 +337,9 @@ private:
 
     /// The scores of the next tile of keys, of which the softmax makes weights, and the sum over the tile of
     /// values after it. Waits for the tile after these.
+    /// @param i of the tile in the window's list
     /// @return what OnlineSoftmax::update() says
-    __device__ bool step(OnlineSoftmax &softmax, float (&keep)[2]) {
+    __device__ bool step(OnlineSoftmax &softmax, float (&keep)[2], int i) {
         take_turn();
         const int keys = start_scores();
         wait_tile();
@@ -346,6 +348,7 @@ private:
         wait_products<1>();
         pin(s_);
         release(shared_.tile_empty[keys]);
+        mask(i);
         const bool grown = softmax.update(s_, keep);
         wait_tile();
         wait_products<0>();
@@ -391,6 +394,13 @@ private:
             multiply_registers<T>(o_, p_ + 4 * step, values + step * (16 * 128 >> 4));
         commit_products();
         return pass_tile();
+    }
+
+    /// Where tile `i` is the last and a short one.
+    __device__ void mask(int i) {
+        if constexpr (kind == Attention::cross)
+            if (const int keys = last_window_keys(args_); i + 1 == args_.key_windows && keys < window_tokens)
+                mask_scores(s_, keys);
     }
 
     __device__ void wait_tile() {
@@ -491,8 +501,10 @@ template <class T, class Policy, Attention kind = Attention::sparse>
 cudaError_t launch(const AttentionArgs &args, cudaStream_t stream) {
     constexpr bool cross = kind == Attention::cross;
     const int64_t heads = int64_t(args.batch) * args.heads, rows = heads * args.query_windows;
+    // Where fewer than 128 rows are left of a head, zeros come.
     const int64_t key_heads = cross ? args.heads : heads,
-                  key_rows = int64_t(args.key_windows) * window_tokens;
+                  key_rows =
+                      cross ? args.key_head_stride / head_dim : int64_t(args.key_windows) * window_tokens;
     CUtensorMap q, k, v;
     if (const cudaError_t error =
             cross

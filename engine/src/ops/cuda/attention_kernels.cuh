@@ -17,7 +17,8 @@ constexpr float softmax_exponent_scale = 0.08838834764831845F * 1.44269504088896
 enum class Attention {
     sparse, ///< as they say
     /// CrossAttentionArgs: a window is 128 tokens in a row, q is as `out`, k and v are the same for the whole
-    /// batch, and every window has all keys, without counts, indices and counters.
+    /// batch, heads one behind the other, and every window has all keys, key_head_stride/128, without counts,
+    /// indices and counters. The last key window may be short.
     cross,
 };
 
@@ -53,6 +54,20 @@ template <Attention kind> struct QueryRow {
         return ((batch * tokens + token) * args.heads + head) * head_dim;
     }
 };
+
+/// Tokens of the last key window.
+__host__ __device__ inline int last_window_keys(const AttentionArgs &args) {
+    return int(args.key_head_stride / head_dim) - (args.key_windows - 1) * window_tokens;
+}
+
+/// Leave out what a thread has of the scores of keys from `keys` on, of an accumulator of n/2 keys as
+/// OnlineSoftmax's.
+template <int n> __device__ inline void mask_scores(float (&s)[n], int keys) {
+#pragma unroll
+    for (int i = 0; i < n; i++)
+        if (i / 4 * 8 + int(threadIdx.x) % 4 * 2 + i % 2 >= keys)
+            s[i] = -INFINITY;
+}
 
 /// 2^x, 2 ulp; 0 for -infinity.
 __device__ inline float exp2_fast(float x) {

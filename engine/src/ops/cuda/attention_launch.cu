@@ -30,7 +30,7 @@ bool is_valid(const AttentionArgs &args) {
 }
 
 bool is_valid(const CrossAttentionArgs &args) {
-    for (const int size : {args.batch, args.heads, args.query_blocks, args.key_blocks})
+    for (const int size : {args.batch, args.heads, args.query_blocks, args.keys})
         if (size <= 0)
             return false;
     const int64_t rows = int64_t(args.batch) * args.heads * args.query_blocks;
@@ -68,8 +68,8 @@ cudaError_t cross_attention(const CrossAttentionArgs &args, cudaStream_t stream,
     all.batch = args.batch;
     all.heads = args.heads;
     all.query_windows = args.query_blocks;
-    all.key_windows = args.key_blocks;
-    all.key_head_stride = int64_t(args.key_blocks) * window_elements;
+    all.key_windows = (args.keys + window_tokens - 1) / window_tokens;
+    all.key_head_stride = int64_t(args.keys) * head_dim;
     all.q = args.q;
     all.k = args.k;
     all.v = args.v;

@@ -44,10 +44,11 @@ cudaError_t block_sparse_attention(const AttentionArgs &args, cudaStream_t strea
 struct CrossAttentionArgs {
     Element element; ///< f16 or bf16
     int batch, heads;
-    int query_blocks, key_blocks; ///< of 128 tokens
-    const void *q;                ///< (batch, query_blocks*128, heads*128)
-    const void *k, *v;            ///< (heads, key_blocks*128, 128), for the whole batch
-    void *out;                    ///< as q
+    int query_blocks;  ///< of 128 tokens
+    int keys;          ///< at least 1
+    const void *q;     ///< (batch, query_blocks*128, heads*128)
+    const void *k, *v; ///< (heads, keys, 128), for the whole batch
+    void *out;         ///< as q
 };
 
 /// softmax(q k^T / sqrt(128)) v per head, each token over all keys, by the kernels of

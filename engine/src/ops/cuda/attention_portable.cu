@@ -22,13 +22,16 @@ __device__ int swizzled(int row, int chunk) {
     return row * row_bytes + ((chunk ^ row % 8) * 16);
 }
 
-/// Start copying `rows` rows of 256 bytes, which lie `pitch` bytes apart.
-template <int rows> __device__ void copy_tile(void *to, const void *from, int64_t pitch = row_bytes) {
+/// Start copying `rows` rows of 256 bytes, which lie `pitch` bytes apart; zeros from row `present` on.
+template <int rows>
+__device__ void copy_tile(void *to, const void *from, int64_t pitch = row_bytes, int present = rows) {
     const uint32_t base = __cvta_generic_to_shared(to);
-    for (int i = threadIdx.x; i < rows * 16; i += threads)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(base + swizzled(i / 16, i % 16)),
-                     "l"(static_cast<const char *>(from) + i / 16 * pitch + i % 16 * 16)
+    for (int i = threadIdx.x; i < rows * 16; i += threads) {
+        const int row = min(i / 16, max(present - 1, 0)), bytes = i / 16 < present ? 16 : 0;
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(base + swizzled(i / 16, i % 16)),
+                     "l"(static_cast<const char *>(from) + row * pitch + i % 16 * 16), "r"(bytes)
                      : "memory");
+    }
 }
 
 __device__ void commit_copies() {
@@ -109,13 +112,15 @@ __global__ void __launch_bounds__(threads, 1) attend(const AttentionArgs args) {
     const T *k = static_cast<const T *>(args.k) + row.key_offset(args);
     const T *v = static_cast<const T *>(args.v) + row.key_offset(args);
     const int32_t *list = cross ? nullptr : args.indices + int64_t(index) * args.key_windows;
-    const int tiles = (cross ? args.key_windows : args.counts[index]) * (window_tokens / tile_keys);
+    const int keys = cross ? int(args.key_head_stride / head_dim) : args.counts[index] * window_tokens;
+    const int tiles = (keys + tile_keys - 1) / tile_keys;
 
     const auto copy_keys = [&](int tile) {
         const int64_t window = cross ? tile / 2 : list[tile / 2];
         const int64_t offset = window * window_elements + tile % 2 * (tile_keys * head_dim);
-        copy_tile<tile_keys>(shared.stages[tile % 2].k, k + offset);
-        copy_tile<tile_keys>(shared.stages[tile % 2].v, v + offset);
+        const int present = min(keys - tile * tile_keys, tile_keys);
+        copy_tile<tile_keys>(shared.stages[tile % 2].k, k + offset, row_bytes, present);
+        copy_tile<tile_keys>(shared.stages[tile % 2].v, v + offset, row_bytes, present);
         commit_copies();
     };
 
@@ -145,6 +150,8 @@ __global__ void __launch_bounds__(threads, 1) attend(const AttentionArgs args) {
                 copy_keys(tile + 1);
             float s[32], keep[2];
             scores<T>(s, q, shared.stages[tile % 2].k);
+            if (cross && tile + 1 == tiles)
+                mask_scores(s, keys - tile * tile_keys);
             if (softmax.update(s, keep))
 #pragma unroll
                 for (int i = 0; i < 64; i++)

@@ -2,9 +2,9 @@
 #include "ops/cuda/backend.h"
 #include "ops/cuda/ops.h"
 
-#include <ATen/ATen.h>
+#include "error.h"
 
-#include <mutex>
+#include <ATen/ATen.h>
 
 #include <cmath>
 
@@ -159,29 +159,22 @@ at::Tensor cross_attention(const at::Tensor &q, const at::Tensor &k, const at::T
         const at::Tensor weights = at::matmul(split, k.transpose(1, 2)).mul_(scale).softmax(-1);
         return at::matmul(weights, v).transpose(1, 2).reshape({batch, length, heads * head_dim});
     }
-    if (const int64_t context = k.size(1); length % window_tokens == 0 && context % window_tokens == 0) {
-        const at::Tensor queries = q.contiguous();
-        at::Tensor out = at::empty_like(queries);
-        CrossAttentionArgs args{};
-        args.element = element_of(q);
-        args.batch = static_cast<int>(batch);
-        args.heads = static_cast<int>(heads);
-        args.query_blocks = static_cast<int>(length / window_tokens);
-        args.key_blocks = static_cast<int>(context / window_tokens);
-        args.q = queries.const_data_ptr();
-        args.k = k.const_data_ptr();
-        args.v = v.const_data_ptr();
-        args.out = out.mutable_data_ptr();
-        check(cross_attention(args, current_stream()), "the cross-attention");
-        return out;
-    }
-    // cuDNN makes a kernel at a shape's first use in a thread. Threads that do so at the same time may be
-    // given different ones, which round differently, so they take turns to queue.
-    static std::mutex mutex;
-    const std::lock_guard lock(mutex);
-    const at::Tensor out = at::scaled_dot_product_attention(split, k.unsqueeze(0).expand({batch, -1, -1, -1}),
-                                                            v.unsqueeze(0).expand({batch, -1, -1, -1}));
-    return out.transpose(1, 2).reshape({batch, length, heads * head_dim});
+    if (length % window_tokens != 0)
+        fail(EINVAL, "cross-attention of ", length, " tokens, which are no whole blocks of ", window_tokens);
+    const at::Tensor queries = q.contiguous();
+    at::Tensor out = at::empty_like(queries);
+    CrossAttentionArgs args{};
+    args.element = element_of(q);
+    args.batch = static_cast<int>(batch);
+    args.heads = static_cast<int>(heads);
+    args.query_blocks = static_cast<int>(length / window_tokens);
+    args.keys = static_cast<int>(k.size(1));
+    args.q = queries.const_data_ptr();
+    args.k = k.const_data_ptr();
+    args.v = v.const_data_ptr();
+    args.out = out.mutable_data_ptr();
+    check(cross_attention(args, current_stream()), "the cross-attention");
+    return out;
 }
 
 } // namespace flashvsr::cuda
