@@ -158,11 +158,20 @@ TEST(BatchPlanner, KeepsWithinTheLimitAndTheMargin) {
           LimitCase{total, total - 2048 - 78 * 4, 4}, LimitCase{77, 0, 1}}) {
         BatchOptions options;
         options.adaptive = true;
-        options.limit = c.limit_mib * mib;
+        options.limit = static_cast<double>(c.limit_mib * mib);
         const auto memory = [&] { return DeviceMemory{(total - c.used_mib) * mib, total * mib}; };
         EXPECT_EQ(BatchPlanner(options, usual, 78 * mib, memory, log).batch(), c.expected)
             << "limit " << c.limit_mib << " MiB, " << c.used_mib << " MiB in use";
     }
+}
+
+// A fraction is of each device's own memory, whatever another one has.
+TEST(BatchPlanner, AFractionIsOfTheDevicesOwnMemory) {
+    for (const int64_t total_mib : {81920, 24576})
+        EXPECT_EQ(usable_memory(0.5, {(total_mib - 1000) * mib, total_mib * mib}),
+                  (total_mib / 2 - 1000) * mib);
+    EXPECT_EQ(usable_memory(1, {10000 * mib, 24576 * mib}), (10000 - 2048) * mib);
+    EXPECT_EQ(usable_memory(1e300, {10000 * mib, 24576 * mib}), (10000 - 2048) * mib);
 }
 
 // Weights of 1000 MiB visit the device at each step. Where a batch is seen to take more than what its tiles

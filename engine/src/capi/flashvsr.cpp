@@ -167,7 +167,6 @@ void open(FlashVSRContext &ctx, const FlashVSRSettings &settings) {
         if (!place.device.is_cpu())
             ctx.gpus.push_back(place.device);
     const PrimaryContext primary(lead_device(ctx));
-    options.stream.batch.limit = memory_limit(settings.vram_limit, memory_of(places.front().device));
 
     const bool builtin = !settings.model_dir || !*settings.model_dir;
     const ModelInfo info =

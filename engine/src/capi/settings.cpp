@@ -31,6 +31,7 @@ BatchOptions batch_options(const FlashVSRSettings &settings) {
     BatchOptions options;
     options.adaptive = settings.adaptive_batch != 0;
     options.batch = settings.tile_batch;
+    options.limit = settings.vram_limit;
     return options;
 }
 
@@ -71,12 +72,6 @@ PipelineOptions pipeline_options(const FlashVSRSettings &settings) {
              " frames");
     options.segment = settings.segment;
     return options;
-}
-
-int64_t memory_limit(double vram_limit, const DeviceMemory &memory) {
-    constexpr double most = 0x1p62; // what an integer holds
-    return static_cast<int64_t>(vram_limit <= 1 ? vram_limit * static_cast<double>(memory.total)
-                                                : std::min(vram_limit, most));
 }
 
 std::optional<Version> wished_version(int version) {
@@ -127,14 +122,11 @@ Placement placement_on(const at::Device &device, int precision) {
 namespace {
 
 /// What the worker that has the least finds.
-TileRoom room_of(const std::vector<WorkerDevice> &workers, MultiGpu mode, int64_t limit) {
+TileRoom room_of(const std::vector<WorkerDevice> &workers, MultiGpu mode, double limit) {
     TileRoom room;
     room.free_bytes = std::numeric_limits<int64_t>::max();
     for (const WorkerDevice &worker : workers) {
-        const DeviceMemory memory = worker.memory();
-        int64_t free = memory.free - BatchPlanner::margin_bytes;
-        if (limit > 0)
-            free = std::min(free, limit - (memory.total - memory.free));
+        const int64_t free = usable_memory(limit, worker.memory());
         const auto sharing = std::count_if(workers.begin(), workers.end(), [&](const WorkerDevice &other) {
             return other.name == worker.name;
         });

@@ -13,9 +13,6 @@ namespace flashvsr {
 /// setting and its value. Tiles are decided by plan_tiles(), when the model is known.
 PipelineOptions pipeline_options(const FlashVSRSettings &settings);
 
-/// vram_limit in bytes: a fraction of what there is, or bytes.
-int64_t memory_limit(double vram_limit, const DeviceMemory &memory);
-
 std::optional<Version> wished_version(int version);
 
 std::optional<ColorFix> wished_color_fix(int color_fix);

@@ -27,6 +27,15 @@ void BatchRecord::add(const BatchRecord &other) {
     out_of_memory += other.out_of_memory;
 }
 
+int64_t usable_memory(double limit, const DeviceMemory &memory) {
+    const int64_t free = memory.free - BatchPlanner::margin_bytes;
+    if (limit <= 0)
+        return free;
+    const double bytes = limit <= 1 ? limit * static_cast<double>(memory.total)
+                                    : std::min(limit, static_cast<double>(memory.total));
+    return std::min(free, static_cast<int64_t>(bytes) - (memory.total - memory.free));
+}
+
 BatchPlanner::BatchPlanner(const BatchOptions &options, Size tile, int64_t tile_bytes, MemoryProvider memory,
                            const Log &log)
     : options_(options), memory_(std::move(memory)), log_(&log) {
@@ -44,11 +53,7 @@ void BatchPlanner::use_tiles(Size tile, int64_t tile_bytes) {
 }
 
 int64_t BatchPlanner::usable_bytes() const {
-    const DeviceMemory memory = memory_();
-    int64_t usable = memory.free - margin_bytes;
-    if (options_.limit > 0)
-        usable = std::min(usable, options_.limit - (memory.total - memory.free));
-    return std::max<int64_t>(0, usable - options_.visiting);
+    return std::max<int64_t>(0, usable_memory(options_.limit, memory_()) - options_.visiting);
 }
 
 void BatchPlanner::review() {

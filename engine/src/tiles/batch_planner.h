@@ -13,10 +13,15 @@ namespace flashvsr {
 
 struct BatchOptions {
     bool adaptive = false;
-    int64_t batch = 1;    ///< tiles in a step when not adaptive
-    int64_t limit = 0;    ///< most bytes of the device to use; 0: all but the margin
+    int64_t batch = 1; ///< tiles in a step when not adaptive
+    /// Most of a device's memory to use: up to 1 a fraction of it, above that bytes; 0: all but the margin.
+    double limit = 0;
     int64_t visiting = 0; ///< bytes of weights that a step brings to the device, whatever its batch
 };
+
+/// Bytes that may still be taken of a device's memory under BatchOptions::limit; below 0 where too much is in
+/// use already.
+int64_t usable_memory(double limit, const DeviceMemory &memory);
 
 /// What became of a planner's decisions.
 struct BatchRecord {
