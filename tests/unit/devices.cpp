@@ -101,6 +101,12 @@ TEST(GpuReport, WhatIsNotAbleIsSaidInOneSentence) {
     EXPECT_EQ(sentence_about({.gpus = 2, .name = "a GPU", .major = 12}), "");
 }
 
+TEST(GpuReport, Fp8IsForHopper) {
+    EXPECT_NO_THROW(check_report_for_fp8(0, {.gpus = 1, .name = "a GPU", .major = 9}));
+    for (const int major : {8, 10, 12})
+        EXPECT_THROW(check_report_for_fp8(0, {.gpus = 1, .name = "a GPU", .major = major}), Error) << major;
+}
+
 TEST(Errors, MemoryThatRunsOutBelowLibTorchIsSaidToBeMemory) {
     const auto code_of = [](const char *sentence) {
         try {

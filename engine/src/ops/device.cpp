@@ -113,13 +113,15 @@ void check_gpu(int index) {
     cuda::set_up_libtorch();
 }
 
+void check_report_for_fp8(int index, const GpuReport &report) {
+    constexpr int hopper = 9;
+    if (report.major != hopper)
+        fail(ENODEV, "precision fp8 is for GPUs of compute capability ", hopper,
+             ".0, but device 'cuda:", index, "' (", report.name, ") has ", report.major, ".", report.minor);
+}
+
 void check_gpu_for_fp8(int index) {
-    constexpr int least_major = 9;
-    const GpuReport report = cuda::report_of(index);
-    if (report.major < least_major)
-        fail(ENODEV, "precision fp8 needs compute capability ", least_major,
-             ".0 or more, but device 'cuda:", index, "' (", report.name, ") has ", report.major, ".",
-             report.minor);
+    check_report_for_fp8(index, cuda::report_of(index));
 }
 
 namespace {

@@ -49,7 +49,9 @@ int gpu_count();
 /// or more, a driver that is new enough
 void check_gpu(int index);
 
-/// @throws Error ENODEV for a GPU that does not multiply matrices of e4m3 with factors for each row
+/// @throws Error ENODEV for a GPU that does not multiply matrices of e4m3 with factors for each row: neither
+/// our kernels nor cuBLASLt do so before Hopper, nor after it
+void check_report_for_fp8(int index, const GpuReport &report);
 void check_gpu_for_fp8(int index);
 
 /// A GPU's stream that nobody else has meanwhile. It is taken again by those who come later: what LibTorch
