@@ -25,7 +25,11 @@ void normalise(RowNorm norm, const at::Tensor &x, const at::Tensor &gain, const 
     args.scales = out.scales.defined() ? out.scales.mutable_data_ptr<float>() : nullptr;
     args.rows = rows.numel() / width;
     args.width = static_cast<int>(width);
-    check(norm_rows(norm, element_of(rows), args, current_stream()), "a norm");
+    const cudaError_t error = norm_rows(norm, element_of(rows), args, current_stream());
+    if (error == cudaErrorInvalidValue)
+        fail(EINVAL, "a norm of rows of ", width, " values of type ", rows.scalar_type(),
+             ": more than a GPU's kernel takes");
+    check(error, "a norm");
 }
 
 at::Tensor normalised(RowNorm norm, const at::Tensor &x, const at::Tensor &gain, const at::Tensor &offset) {
@@ -104,12 +108,16 @@ at::Tensor draft_probabilities(const at::Tensor &pooled_q, const at::Tensor &poo
                                const at::Tensor &local) {
     at::Tensor result = at::empty({pooled_q.size(0), pooled_q.size(1), pooled_q.size(2), pooled_k.size(2)},
                                   pooled_q.options());
-    check(draft_probabilities(window_buffer(pooled_q), window_buffer(pooled_k), local.const_data_ptr<bool>(),
-                              static_cast<int>(local.size(0)), result.mutable_data_ptr<float>(),
-                              static_cast<int>(result.size(0)), static_cast<int>(result.size(1)),
-                              static_cast<int>(result.size(2)), static_cast<int>(result.size(3)),
-                              current_stream()),
-          "the draft of the attention");
+    const cudaError_t error = draft_probabilities(
+        window_buffer(pooled_q), window_buffer(pooled_k), local.const_data_ptr<bool>(),
+        static_cast<int>(local.size(0)), result.mutable_data_ptr<float>(), static_cast<int>(result.size(0)),
+        static_cast<int>(result.size(1)), static_cast<int>(result.size(2)), static_cast<int>(result.size(3)),
+        current_stream());
+    if (error == cudaErrorInvalidValue)
+        fail(EINVAL, "the attention's draft over ", result.size(3),
+             " windows of keys does not fit this GPU's multiprocessors: a smaller kv_ratio or smaller tiles "
+             "have fewer");
+    check(error, "the draft of the attention");
     return result;
 }
 
