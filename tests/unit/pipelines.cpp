@@ -398,6 +398,30 @@ TEST(Pictures, ComeInTheFormatThatTheirPlaceHas) {
     }
 }
 
+/// Bytes and words in turns, of odd sizes: every picture begins where words may.
+TEST(Pictures, OfBytesAndOfWordsComeInOneChunk) {
+    const std::vector<PicturePtr> clip = test::moving_pictures({33, 31}, 21);
+    const Log log;
+    PipelineOptions options;
+    options.stream = test::stream_options({33, 31}, 1);
+    const Size size = options.stream.output;
+    ASSERT_EQ(size.width * size.height % 2, 1);
+    const FlashVSRYuv quarter{0.2126, 0.0722, 0, 2, 2, 0, 128, 0, 0};
+    const PictureFormat rgb{FLASHVSR_PIXEL_FORMAT_RGB, 8, {}}, yuv{FLASHVSR_PIXEL_FORMAT_YUV, 10, quarter};
+    ASSERT_LT(picture_bytes(yuv, size), picture_bytes(rgb, size));
+    options.stream.format_at = [&](int64_t place) { return std::optional(place % 2 == 0 ? rgb : yuv); };
+    const std::vector<at::Tensor> packed = test::run_pipeline(options, 1, clip, log);
+    options.stream.format_at = nullptr;
+    const std::vector<at::Tensor> pixels = test::run_pipeline(options, 1, clip, log);
+    ASSERT_EQ(packed.size(), clip.size());
+    for (size_t i = 0; i < packed.size(); i++) {
+        const PictureFormat &format = i % 2 == 0 ? rgb : yuv;
+        const at::Tensor expected = at::empty({picture_bytes(format, size)}, at::kByte);
+        PictureConverter(format, size, at::kCPU).from_pixels(pixels[i], expected);
+        EXPECT_TRUE(at::equal(packed[i].narrow(0, 0, expected.numel()), expected)) << i;
+    }
+}
+
 /// Packed pictures, but pixels in the chunks in which segments are mixed.
 TEST(Pictures, OfSegmentsAreMixedBeforeTheyArePacked) {
     constexpr int64_t frames = 90;

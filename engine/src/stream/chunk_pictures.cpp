@@ -14,6 +14,7 @@ namespace flashvsr {
 namespace {
 
 constexpr int64_t latent_pixels = 8, frames_per_latent = 4;
+constexpr int64_t alignment = 4; ///< bytes; of a packed picture, whose components may be floats
 
 } // namespace
 
@@ -96,6 +97,7 @@ Pictures ChunkPictures::finish(const PictureChunk &chunk, const at::Tensor &fram
     int64_t bytes = 0;
     for (const PictureFormat &format : pictures.formats)
         bytes = std::max(bytes, picture_bytes(format, size));
+    bytes = (bytes + alignment - 1) / alignment * alignment;
     const auto options = chunk.condition.options();
     pictures.data = pictures.formats.empty()
                         ? at::empty({chunk.pictures, 3, size.height, size.width}, options)
