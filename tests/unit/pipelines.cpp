@@ -542,6 +542,55 @@ TEST(TileBatches, BatchSizeChangesNothingButRounding) {
     }
 }
 
+/// Memory is looked at again after the fifth batch. Where that fails, the batch has gone through: the step
+/// that is repeated goes on with the one after it.
+TEST(TileBatches, ABatchThatWentThroughIsNotRunAgain) {
+    const c10::InferenceMode guard;
+    const Log log;
+    StreamOptions options = test::stream_options({160, 24});
+    options.tile = 128;
+    options.tile_overlap = 16;
+    options.batch.adaptive = true;
+    const std::vector<Tile> grid = stream_grid(options);
+    ASSERT_EQ(grid.size(), 6U);
+    bool fails = false;
+    const auto memory = [&] {
+        if (fails)
+            fail(EIO, "the memory cannot be asked for");
+        return DeviceMemory{0, int64_t{1} << 40};
+    };
+    const auto batches = [&] {
+        return TileBatches(test::miniature_model(), options.sparse, grid, 0, grid.size(),
+                           make_batch_planner(options, grid, *test::miniature_model(), memory, log), false);
+    };
+    ChunkPictures pictures(options);
+    std::vector<at::Tensor> frames;
+    for (const PicturePtr &picture : test::moving_pictures(options.input, 33))
+        frames.push_back(picture->to_tensor());
+    const std::span<const at::Tensor> all = frames;
+    const PictureChunk first = pictures.begin(all.first(25)), second = pictures.begin(all.subspan(25));
+
+    TileBatches undisturbed = batches(), disturbed = batches();
+    std::vector<TileOutput> expected, got;
+    const auto keep_in = [](std::vector<TileOutput> &outputs) {
+        return [&outputs](const TileOutput &output) { outputs.push_back(output); };
+    };
+    undisturbed.step(first, keep_in(expected));
+    fails = true;
+    EXPECT_THROW(disturbed.step(first, keep_in(got)), Error);
+    EXPECT_EQ(got.size(), 5U);
+    fails = false;
+    disturbed.step(first, keep_in(got));
+    undisturbed.step(second, keep_in(expected));
+    disturbed.step(second, keep_in(got));
+    ASSERT_EQ(got.size(), 12U);
+    ASSERT_EQ(expected.size(), 12U);
+    for (size_t i = 0; i < got.size(); i++) {
+        EXPECT_EQ(got[i].first, expected[i].first);
+        EXPECT_TRUE(at::equal(got[i].frames, expected[i].frames)) << i;
+    }
+}
+
 /// The batches of three chunks of four tiles, where memory has room for one tile during the first chunk and
 /// for all from then on.
 std::map<int64_t, int64_t> batches_as_memory_grows(bool aside) {

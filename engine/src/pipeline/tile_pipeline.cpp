@@ -17,6 +17,30 @@ constexpr size_t output_low_water = schedule::frames_per_chunk;
 // One chunk that the last devices are still at, and one that the first begin.
 constexpr size_t chunks_under_way = 2;
 
+/// Wait for what this thread queued on a device.
+/// @return false where that failed
+bool finishes(const at::Device &device) noexcept {
+    try {
+        synchronize_stream(device);
+        return true;
+    } catch (...) {
+        return false;
+    }
+}
+
+/// At its end nothing that this thread queued on a device runs any more, whatever ended the work: it reads
+/// tables of the pipeline's.
+class Finished {
+public:
+    explicit Finished(const at::Device &device) : device_(device) {}
+    ~Finished() { finishes(device_); }
+    Finished(const Finished &) = delete;
+    Finished &operator=(const Finished &) = delete;
+
+private:
+    at::Device device_;
+};
+
 } // namespace
 
 TilePipeline::TilePipeline(const PipelineOptions &options, std::vector<WorkerDevice> devices, const Log &log)
@@ -130,6 +154,7 @@ void TilePipeline::read(const std::stop_token &stop) {
     try {
         const TorchGuard guard(log_);
         const DeviceScope scope(lead_);
+        const Finished finished(lead_);
         PictureConverters converters(lead_);
         Observer observer;
         observer.stop = stop;
@@ -198,6 +223,7 @@ void TilePipeline::work(size_t worker, const std::stop_token &stop) {
         // A stream of its own on the lead, too: copies from there and back wait for each other in one that
         // workers share.
         const DeviceScope on_lead(lead_), scope(device);
+        const Finished finished(lead_);
         Pacer pacer(device);
         Observer observer;
         observer.stop = stop;
@@ -225,6 +251,12 @@ void TilePipeline::work(size_t worker, const std::stop_token &stop) {
 
 /// Bring a share's streams from the device of another, which failed.
 void TilePipeline::take_over(size_t worker, Share &share) {
+    if (share.lost) {
+        const Error error{EIO, concat("device ", devices_[share.holder].name,
+                                      " failed, and what its tiles go on from with it")};
+        fail_with(error);
+        throw error;
+    }
     try {
         share.tiles.move_to(devices_[worker].model, make_planner(worker));
         share.holder = worker;
@@ -252,14 +284,23 @@ void TilePipeline::run(size_t worker, size_t index, Job &job, const Observer &ob
 
     if (share.holder != worker)
         take_over(worker, share);
+    const at::Device device = devices_[worker].model->placement.device;
     const auto start = std::chrono::steady_clock::now();
-    share.tiles.step(
-        job.chunk,
-        [&](const TileOutput &output) {
-            job.outputs[index].push_back({output.first, output.frames.to(lead_)});
-        },
-        observer);
-    synchronize_stream(devices_[worker].model->placement.device);
+    bool went_on = false;
+    try {
+        share.tiles.step(
+            job.chunk,
+            [&](const TileOutput &output) {
+                job.outputs[index].push_back({output.first, output.frames.to(lead_)});
+            },
+            observer);
+        went_on = true;
+        synchronize_stream(device);
+    } catch (...) {
+        // What another goes on from: the streams, and the outputs of batches before the one that failed.
+        share.lost = went_on || !finishes(device);
+        throw;
+    }
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
 
     const std::lock_guard lock(mutex_);
@@ -287,6 +328,7 @@ void TilePipeline::finish(Job &job, const std::stop_token &stop) {
     std::vector<PendingPicture> pictures;
     try {
         const DeviceScope scope(lead_);
+        const Finished finished(lead_);
         Observer observer;
         observer.stop = stop;
         pictures = pending_pictures(blend(job, observer), downloads_, 0);

@@ -34,6 +34,7 @@ private:
         size_t worker;
         size_t holder; ///< worker on whose device the streams are
         int64_t next_chunk = 0;
+        bool lost = false; ///< the streams: their device failed where nobody knows what it did
     };
     /// A chunk under way: per share, what its tiles gave.
     struct Job {

@@ -40,6 +40,7 @@ void TileBatches::step(const PictureChunk &chunk, const std::function<void(const
                 after = state_after_step(after, batch.state);
             done({first, frames});
             batch.state = std::move(after);
+            next_++;
         } catch (...) {
             const Error error = current_error();
             if (error.code() != ENOMEM)
@@ -51,7 +52,6 @@ void TileBatches::step(const PictureChunk &chunk, const std::function<void(const
             continue;
         }
         planner_.succeeded(static_cast<int64_t>(tiles), memory.peak_bytes());
-        next_++;
     }
     next_ = 0;
 }
