@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <mutex>
+#include <new>
 
 namespace flashvsr {
 
@@ -21,7 +22,12 @@ public:
     template <typename... Args> void operator()(LogLevel level, const Args &...args) const {
         if (!sink_)
             return;
-        const std::string line = concat(args...);
+        std::string line;
+        try {
+            line = concat(args...);
+        } catch (const std::bad_alloc &) {
+            return; // what could not be done without memory is said by whoever needed it
+        }
         const std::lock_guard lock(mutex_);
         sink_(level, line);
     }

@@ -96,10 +96,16 @@ void SegmentPipeline::send(PicturePtr picture) {
         fail(EINVAL, "a frame was sent after the flush");
     const bool cut =
         (in_rounds_ || planner_.splits()) && last_ && scenes_.is_cut(picture->difference(*last_));
-    if (in_rounds_)
-        hold(picture, cut);
-    else
-        deal(picture, cut);
+    try {
+        if (in_rounds_)
+            hold(picture, cut);
+        else
+            deal(picture, cut);
+    } catch (...) {
+        failure_ = current_error(); // some segments may have it, and others not
+        changed_.notify_all();
+        throw;
+    }
     last_ = picture;
     frames_in_++;
     awaits_send_ = false;
@@ -137,8 +143,18 @@ void SegmentPipeline::hold(const PicturePtr &picture, bool cut) {
     waiting_.push_back(picture);
 }
 
-/// Begin the next round where every segment is being made and enough frames wait.
+/// Begin the next rounds, where they may begin. What fails, fails the whole: a segment would be missing.
 void SegmentPipeline::plan_rounds() {
+    try {
+        if (!failure_)
+            begin_rounds();
+    } catch (...) {
+        failure_ = current_error();
+    }
+}
+
+/// A round begins where every segment is being made and enough frames wait.
+void SegmentPipeline::begin_rounds() {
     const auto being_made = [&] {
         return std::none_of(jobs_.begin(), jobs_.end(), [&](const Job &job) { return may_start(job); });
     };

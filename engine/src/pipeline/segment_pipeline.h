@@ -69,6 +69,7 @@ private:
     void deal(const PicturePtr &picture, bool cut);
     void hold(const PicturePtr &picture, bool cut);
     void plan_rounds();
+    void begin_rounds();
     void end_clip();
     JobRef startable_job();
     Segment segment_of(const Job &job) const;
