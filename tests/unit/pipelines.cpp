@@ -81,13 +81,19 @@ TEST(SegmentPlanner, ChosenLengthsKeepLatentsAlignedAndFollowMemory) {
     for (const int64_t overlap : {0, 1, 10, 25}) {
         int64_t before = 1000;
         for (const int64_t free_gib : {1000, 100, 10, 1, 0}) {
-            const int64_t length = choose_segment_length(overlap, 512, int64_t{3} << 26, free_gib << 30);
+            const int64_t length = choose_segment_length(overlap, 512, int64_t{3} << 26, 0, free_gib << 30);
             EXPECT_EQ((length - overlap) % 4, 0);
             EXPECT_GT(length, 2 * overlap);
             EXPECT_LE(length, before);
             before = length;
         }
     }
+    const auto length = [](int64_t fixed_bytes) {
+        return choose_segment_length(10, 512, int64_t{1} << 26, fixed_bytes, int64_t{100} << 30);
+    };
+    EXPECT_EQ(length(0), length(int64_t{25} << 30));
+    EXPECT_EQ(length(0) - length(int64_t{35} << 30), 160);
+    EXPECT_EQ(length(int64_t{50} << 30), choose_segment_length(10, 512, 1, 0, 0));
 }
 
 /// The segments of a clip, planned in rounds as frames come.
@@ -114,7 +120,7 @@ TEST(RoundPlanner, NeighboursShareTheOverlapAndNothingIsLeftOut) {
     for (const int64_t workers : {2, 3, 8})
         for (const int64_t overlap : {0, 1, 10, 25})
             for (const int64_t length :
-                 {choose_segment_length(overlap, 0, 1, 0), overlap + 64, overlap + 200})
+                 {choose_segment_length(overlap, 0, 1, 0, 0), overlap + 64, overlap + 200})
                 for (int64_t frames = 1; frames <= 1000; frames++) {
                     SCOPED_TRACE(concat(frames, " frames, ", workers, " workers, segments of ", length,
                                         " that share ", overlap));

@@ -30,6 +30,7 @@ public:
     /// What it takes of memory.
     int64_t bytes() const { return picture_bytes(format_, size_); }
     bool on_gpu() const { return on_gpu_ != nullptr; }
+    at::Device device() const { return packed().device(); }
 
     /// Mean absolute difference of the luma or green planes, percent of white: how much of the picture
     /// changed. 100 where the formats differ.

@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 namespace flashvsr {
@@ -22,6 +23,12 @@ constexpr size_t segments_per_worker = 2;
 // Pictures that wait on a GPU are a small part of what the network leaves of its memory.
 constexpr int64_t gpu_share = 4;
 
+/// Of a picture in a chunk of finished ones. LibTorch pins blocks whose sizes are powers of two.
+int64_t held_bytes(int64_t picture_bytes, bool pinned) {
+    const auto chunk = static_cast<uint64_t>(schedule::frames_per_chunk * picture_bytes);
+    return static_cast<int64_t>(pinned ? std::bit_ceil(chunk) : chunk) / schedule::frames_per_chunk;
+}
+
 /// Frames of the segments of a round, from what is held for each frame of their length.
 int64_t round_length(const PipelineOptions &options, const std::vector<WorkerDevice> &devices,
                      const HeldPicture &input) {
@@ -32,16 +39,26 @@ int64_t round_length(const PipelineOptions &options, const std::vector<WorkerDev
     const int64_t pixels = stream.output.width * stream.output.height,
                   output_bytes = format ? picture_bytes(*format, stream.output)
                                         : 3 * pixels * static_cast<int64_t>(sizeof(float));
-    // Those of the round under way, which a failure may need again, and those that the next is planned from.
-    const int64_t inputs_bytes = (2 * workers + 1) * input.bytes(),
-                  outputs_bytes = static_cast<int64_t>(segments_per_worker) * workers * output_bytes;
-    const auto length = [&](int64_t bytes_per_frame, int64_t free_bytes) {
-        return choose_segment_length(options.overlap, options.longest_segment, bytes_per_frame, free_bytes);
+    // Those of the segments that are begun and not given out, which a failure may need again, of the round
+    // that comes after them, and those that the next is planned from.
+    const auto segments = static_cast<int64_t>(segments_per_worker) * workers;
+    const int64_t inputs_bytes = (segments + 2 * workers + 1) * input.bytes();
+    const bool pinned = std::any_of(devices.begin(), devices.end(), [](const WorkerDevice &device) {
+        return !device.model->placement.device.is_cpu();
+    });
+    // Chunks with frames that segments share stay floats.
+    const int64_t wide_bytes = held_bytes(3 * pixels * static_cast<int64_t>(sizeof(float)), pinned),
+                  frame_bytes = held_bytes(output_bytes, pinned),
+                  wide_frames = schedule::first_frames_out + options.overlap + 2 * schedule::frames_per_chunk,
+                  fixed_bytes = segments * wide_frames * (wide_bytes - frame_bytes);
+    const auto length = [&](int64_t bytes_per_frame, int64_t fixed, int64_t free_bytes) {
+        return choose_segment_length(options.overlap, options.longest_segment, bytes_per_frame, fixed,
+                                     free_bytes);
     };
     if (!input.on_gpu())
-        return length(inputs_bytes + outputs_bytes, host_memory().free);
-    return std::min(length(outputs_bytes, host_memory().free),
-                    length(inputs_bytes, devices.front().memory().free / gpu_share));
+        return length(inputs_bytes + segments * frame_bytes, fixed_bytes, host_memory().free);
+    return std::min(length(segments * frame_bytes, fixed_bytes, host_memory().free),
+                    length(inputs_bytes, 0, memory_of(input.device()).free / gpu_share));
 }
 
 } // namespace

@@ -122,8 +122,10 @@ std::vector<Segment> RoundPlanner::plan(int64_t frames, bool ended) {
     return segments;
 }
 
-int64_t choose_segment_length(int64_t overlap, int64_t longest, int64_t bytes_per_frame, int64_t free_bytes) {
-    const int64_t affordable = free_bytes / 4 / std::max<int64_t>(1, bytes_per_frame),
+int64_t choose_segment_length(int64_t overlap, int64_t longest, int64_t bytes_per_frame, int64_t fixed_bytes,
+                              int64_t free_bytes) {
+    const int64_t affordable = std::max<int64_t>(0, std::min(free_bytes / 4, free_bytes / 2 - fixed_bytes)) /
+                               std::max<int64_t>(1, bytes_per_frame),
                   stride = (std::min(longest, affordable) - overlap) / alignment * alignment;
     return std::max(stride, least_stride(overlap)) + overlap;
 }

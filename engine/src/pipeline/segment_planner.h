@@ -89,9 +89,12 @@ private:
     std::deque<int64_t> cuts_; ///< from begin() on
 };
 
-/// Frames of a segment where the user names none: as many as are allowed and keep what is held under a
-/// quarter of what is free, and as many at least as make the overlap and the cold start worth while.
+/// Frames of a segment where the user names none: as many as are allowed and keep what is held for them under
+/// a quarter of what is free, with all else under a half, and as many at least as make the overlap and the
+/// cold start worth while.
 /// @param bytes_per_frame of all that is held for each frame of a segment's length
-int64_t choose_segment_length(int64_t overlap, int64_t longest, int64_t bytes_per_frame, int64_t free_bytes);
+/// @param fixed_bytes     of what is held however long segments are
+int64_t choose_segment_length(int64_t overlap, int64_t longest, int64_t bytes_per_frame, int64_t fixed_bytes,
+                              int64_t free_bytes);
 
 } // namespace flashvsr
