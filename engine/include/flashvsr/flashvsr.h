@@ -104,7 +104,7 @@ enum FlashVSRPrecision {
     FLASHVSR_PRECISION_BF16, /**< GPUs alone */
     FLASHVSR_PRECISION_FP16, /**< GPUs alone */
     FLASHVSR_PRECISION_FP8   /**< bf16, but most products of e4m3 with factors for
-                                  each row; compute capability 9.0 or more */
+                                  each row; compute capability 9.0 alone */
 };
 
 /** How several devices share the work. */
@@ -191,19 +191,20 @@ typedef struct FlashVSRSettings {
     int multi_gpu;
     /** Output frames that neighbouring segments share and are cross-faded over. Default 10. */
     int overlap;
-    /** Frames of a segment, at least two overlaps. 0 (default): one endless segment on one device, equal parts
-     *  that fit the memory on several, which wait until enough frames have come. */
+    /** Frames of a segment, at least two overlaps. 0 (default): one endless segment on one device, equal
+     *  parts that fit the memory on several, which wait until enough frames have come. */
     int segment;
     /** enum FlashVSRTiled. Default auto. */
     int tiled;
-    /** Side of a tile and what neighbours share, in input pixels. Default 256 and 24. */
+    /** Side of a tile, at least two overlaps, and what neighbours share, in input pixels. Default 256 and
+     *  24. */
     int tile_size, tile_overlap;
     /** Tiles that go through the network together, unless adaptive_batch is set: then 1 to 8 from free
      *  memory, or of small tiles as many as have the pixels of 8 tiles of 512x512 output pixels, at most 64.
      *  Default 1 and 0. */
     int tile_batch, adaptive_batch;
-    /** Most device memory to use: bytes, or a fraction of it where not above 1. 0 (default): all but
-     *  2 GiB. */
+    /** Most device memory to use: bytes, or a fraction of it, of each device's own, where not above 1.
+     *  0 (default): all but 2 GiB. */
     double vram_limit;
     /** Keep the weights in host memory and only those of the transformer or those of the decoder on a GPU at
      *  a time. Takes less of its memory, more time, and gives the same frames. Default 0. */
@@ -230,8 +231,8 @@ typedef struct FlashVSRFrame {
     int depth;
     /** For FLASHVSR_PIXEL_FORMAT_YUV alone. */
     FlashVSRYuv yuv;
-    /** enum FlashVSRMemory. CUDA memory needs a GPU among the devices of the context; another GPU than its own
-     *  is slower. */
+    /** enum FlashVSRMemory. CUDA memory needs a GPU among the devices of the context; another GPU than its
+     *  own is slower. */
     int memory;
     /** For CUDA memory: a CUstream of the context that the planes were allocated in, NULL for its default
      *  stream. What it was given before a call is done before the planes are read or written. When the call
@@ -279,8 +280,9 @@ FLASHVSR_API void flashvsr_settings_default(FlashVSRSettings *settings);
 FLASHVSR_API int flashvsr_output_size(const FlashVSRSettings *settings, int *width, int *height);
 
 /**
- * Frames that must be sent before the first one comes back; later ones come in
- * groups of 8. Loads nothing.
+ * Frames that a worker must have before the first one comes back; later ones
+ * come in groups of 8. With several devices and multi_gpu as frames, those of
+ * a whole segment for each device may be taken first. Loads nothing.
  *
  * @return frames, or a negative error code
  */
@@ -303,7 +305,7 @@ FLASHVSR_API int flashvsr_open(FlashVSRContext **ctx, const FlashVSRSettings *se
  * @param frame the frame, or NULL to flush: no more will come
  * @return 0; FLASHVSR_EAGAIN if frames must be received first (nothing was taken); -EINVAL if the
  *         frame is not of the size that was opened or is in CUDA memory where no device is a GPU, or
- *         after a flush; or the error that stopped the work, which every later call repeats
+ *         after a flush; or the error that stopped the work, which flashvsr_receive_frame() gives too
  */
 FLASHVSR_API int flashvsr_send_frame(FlashVSRContext *ctx, const FlashVSRFrame *frame);
 
