@@ -23,6 +23,7 @@ BLOCK_BYTES = 1 << 25
 WAIT_SECONDS = 0.5
 # How long a cluster may be without room for a worker: until its nodes are known, until one comes back.
 START_SECONDS, NODE_SECONDS = 10.0, 120.0
+RESTART_SECONDS = 30.0  # that the other workers go on alone after one was lost while it started: its node may be bad
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ class Driver:
         self._left_out: list[Member] = []
         self._problems: list[str] = []
         self._lost_starting = 0
+        self._lost_at = float("-inf")
+        self._said: set[str] = set()
         self._board = ray.remote(Board).options(num_cpus=0, max_restarts=-1).remote()
         self._frames_of: dict[str, int] = {}
         self._board_asked: Any = None
@@ -142,6 +145,8 @@ class Driver:
         room = slots(self._limits) - len(self._left_out)
         busy = sum(member.index is not None for member in self._members)
         self._check_room(room)
+        if self._members and time.monotonic() - self._lost_at < RESTART_SECONDS:
+            return
         for _ in range(min(room, busy + len(self._waiting)) - len(self._members)):
             actor = ray.remote(Worker).options(num_gpus=self._limits.gpus, num_cpus=self._limits.cpus).remote(
                 self._setup, self._board)
@@ -202,7 +207,12 @@ class Driver:
             self._lost(member)
             return
         except RayError as error:
-            answer = Outcome(cause=Cause.REFUSED, sentence=str(error).strip().splitlines()[-1])
+            why = str(error).strip().splitlines()[-1]
+            if member.place is None:  # such as a node that cannot set up the job's environment
+                ray.kill(member.actor)
+                self._lost(member, why)
+                return
+            answer = Outcome(cause=Cause.REFUSED, sentence=why)
         member.asked = None
         if isinstance(answer, Place):
             self._started(member, answer)
@@ -245,13 +255,20 @@ class Driver:
         self._done += 1
         self._frames += self._plan.parts[index].kept
 
-    def _lost(self, member: Member) -> None:
-        """A worker's process or node is gone."""
+    def _lost(self, member: Member, why: str = "") -> None:
+        """A worker's process or node is gone.
+
+        @param why where that is known, as a sentence
+        """
         self._members.remove(member)
         if member.index is not None and member.place:
             self._failed(member.index, member.place, True, "the worker was lost")
         else:
-            self._lost_starting += 1
+            self._lost_starting += not self._members  # where there are others the film goes on by them
+            self._lost_at = time.monotonic()
+            if why and why not in self._said:
+                self._said.add(why)
+                self._progress.say(f"a worker was lost while it started: {why}")
             if self._lost_starting > self._limits.crashes:
                 raise ClusterError(f"{self._lost_starting} workers in a row were lost while they started; "
                                    "see Ray's logs in /tmp/ray/session_latest/logs")

@@ -90,6 +90,59 @@ def test_a_worker_without_the_model_is_left_out_with_its_sentence(work, monkeypa
     assert "here GPU 1 is left out: model '/m' cannot be read" in capsys.readouterr().err
 
 
+class WithoutEnvironment:
+    """An actor's class whose environment no node can set up, as where its package cannot be fetched."""
+
+    def __init__(self, made):
+        self.made = made
+
+    def options(self, **given):
+        return self.made.options(**given, runtime_env={"py_modules": ["gcs://_ray_pkg_0123456789abcdef.zip"]})
+
+
+def test_a_worker_whose_environment_cannot_be_set_up_is_one_sentence(work, monkeypatch, capsys):
+    remote, started = ray.remote, []
+
+    def first_one_without(kind):
+        made = remote(kind)
+        if kind is run.Worker:
+            started.append(kind)
+        return WithoutEnvironment(made) if started == [kind] else made
+
+    def behaviour(number, what):
+        if what != "place":
+            time.sleep(2)  # the film takes longer than Ray's answer
+
+    monkeypatch.setattr(ray, "remote", first_one_without)
+    plan = make(work, monkeypatch, behaviour)
+    assert len(work.done(plan)) == PARTS
+    assert capsys.readouterr().err.count("flashvsr-cluster: a worker was lost while it started: ") == 1
+
+
+def test_workers_that_are_lost_while_they_start_do_not_end_a_film_that_others_make(work, monkeypatch, capsys):
+    fit = work.folder / "fit"
+
+    def behaviour(number, what):
+        if what != "place":
+            time.sleep(1)
+        else:
+            fit.touch(exist_ok=False)  # all but the first worker fail
+
+    monkeypatch.setattr(run, "RESTART_SECONDS", 0.1)
+    plan = make(work, monkeypatch, behaviour, run.Limits(gpus=0, cpus=1, crashes=1))
+    assert len(work.done(plan)) == PARTS
+    assert len(list((work.folder / "numbers").iterdir())) > 3
+    assert capsys.readouterr().err.count("lost while it started: FileExistsError: ") == 1
+
+
+def test_a_film_ends_where_all_workers_are_lost_while_they_start(work, monkeypatch):
+    def behaviour(number, what):
+        raise ValueError("bad node")
+
+    with pytest.raises(ClusterError, match="^3 workers in a row were lost while they started; see Ray's logs"):
+        make(work, monkeypatch, behaviour, run.Limits(gpus=0, cpus=1, crashes=2))
+
+
 def test_no_fit_worker_at_all_is_one_sentence(work, monkeypatch):
     with pytest.raises(ClusterError, match="^no worker is left: .*model '/m' cannot be read"):
         make(work, monkeypatch, lambda number, what: "model '/m' cannot be read" if what == "place" else None)
