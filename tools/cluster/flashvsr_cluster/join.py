@@ -10,10 +10,14 @@ from flashvsr_cluster import ffmpeg
 from flashvsr_cluster.errors import ClusterError
 from flashvsr_cluster.part import ROOM_SECONDS
 from flashvsr_cluster.plan import Plan
+from flashvsr_cluster.probe import Stream
 from flashvsr_cluster.state import Record, Work, publish, write_whole
 
 MOV_SUFFIXES = {".mp4", ".mov", ".m4v"}
 MOV_LEAST_TIMESCALE = 10000  # FFmpeg's muxer doubles a coarser one
+# FFmpeg's other muxers refuse attachments; WebM's leaves them out.
+ATTACHMENT_SUFFIXES, ATTACHMENT_FORMATS = {".mkv", ".mka"}, {"matroska"}
+KINDS_OFF = {"-an": "audio", "-sn": "subtitle", "-dn": "data"}
 
 
 def list_parts(records: list[Record], work: Work) -> str:
@@ -22,7 +26,9 @@ def list_parts(records: list[Record], work: Work) -> str:
     lines = ["ffconcat version 1.0"]
     starts = [record.start_us for record in records]
     for record, after in zip(records, [*starts[1:], None]):
-        lines.append(f"file {work.part_file(record.key).name}")
+        # A protocol, else FFmpeg would make the path one of a URL, which ends at # and ?.
+        path = str(work.part_file(record.key)).replace("'", r"'\''")
+        lines.append(f"file 'file:{path}'")
         if after is not None:
             distance = after - record.start_us
             lines.append(f"duration {distance // 1_000_000}.{distance % 1_000_000:06d}")
@@ -37,15 +43,28 @@ def timescale(time_base: Fraction) -> int:
     return ticks
 
 
+def _keeps_attachments(plan: Plan, out: Path) -> bool:
+    named = [value for name, value in zip(plan.file_options, plan.file_options[1:]) if name == "-f"]
+    return named[-1] in ATTACHMENT_FORMATS if named else out.suffix.lower() in ATTACHMENT_SUFFIXES
+
+
+def kept_streams(plan: Plan, out: Path) -> list[Stream]:
+    """The streams of the joined film, in their order: those that its options and its container leave."""
+    off = {kind for option, kind in KINDS_OFF.items() if option in plan.file_options}
+    if not _keeps_attachments(plan, out):
+        off.add("attachment")
+    return [stream for stream in plan.film.streams
+            if stream.index == plan.film.video or stream.copied and stream.kind not in off]
+
+
 def command(plan: Plan, parts: Path, out: Path, shift_us: int) -> list[str]:
     """The joining as an ffmpeg command line. Streams keep their order.
 
     @param shift_us from the time stamps that the list of parts gives to those of the film
     """
     film = plan.film
-    kept = [stream for stream in film.streams if stream.copied or stream.index == film.video]
     maps: list[str] = []
-    for position, stream in enumerate(kept):
+    for position, stream in enumerate(kept_streams(plan, out)):
         maps += ["-map", "0:v:0" if stream.index == film.video else f"1:{stream.index}",
                  f"-map_metadata:s:{position}", f"1:s:{stream.index}"]
     scale = ["-video_track_timescale", str(timescale(film.time_base))] if out.suffix.lower() in MOV_SUFFIXES else []
@@ -105,6 +124,7 @@ def join(plan: Plan, work: Work, out: Path) -> None:
             sentence = ffmpeg.error_sentence(done.stderr, ffmpeg.ended(done.status))
             raise ClusterError(f"{out} cannot be written: {sentence}")
         check_film(plan, made)
+        work.finish(plan, made, out)
         publish(made, out)
     except OSError as error:
         raise ClusterError(f"{error.filename or out}: {os.strerror(error.errno or 0)}") from error

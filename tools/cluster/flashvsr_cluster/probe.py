@@ -49,6 +49,7 @@ class Film:
     pts: tuple[int, ...]  # of each frame, in the time base
     sums: tuple[str, ...]  # of each decoded frame, as the framecrc muxer has them
     cuts: tuple[int, ...]  # frames that begin a scene, without the first
+    scene_threshold: float = SCENE_THRESHOLD  # from which they do
 
     @property
     def frames(self) -> int:
@@ -140,4 +141,5 @@ def probe_film(tools: ffmpeg.Tools, path: Path, threshold: float = SCENE_THRESHO
         return Film(path=str(path), size=status.st_size, time_ns=status.st_mtime_ns, digest=digest.result(),
                     streams=streams, video=video, time_base=frames.time_base,
                     start_us=ffmpeg.microseconds(answer["format"].get("start_time")),
-                    pts=tuple(frames.pts), sums=tuple(frames.sums), cuts=tuple(cut for cut in cuts if cut > 0))
+                    pts=tuple(frames.pts), sums=tuple(frames.sums), cuts=tuple(cut for cut in cuts if cut > 0),
+                    scene_threshold=threshold)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
 
+from flashvsr_cluster.errors import UsageError
 from flashvsr_cluster.plan import Plan
 from flashvsr_cluster.state import Work, write_whole
 
@@ -26,7 +27,24 @@ def program(*words: str | Path) -> str:
     return shlex.join([sys.executable, "-m", "flashvsr_cluster", *map(str, words)])
 
 
-def _script(name: str, log: Path, options: Sequence[str], lines: Sequence[str]) -> str:
+def require_logs(work: Work) -> None:
+    """@throws UsageError where SLURM cannot be told the folder of the logs"""
+    # With a backslash in a log's name SLURM replaces no % in it, and a line of a script holds no line break.
+    for letter, name in (("\\", "a backslash"), ("\n", "a line break")):
+        if letter in str(work.folder):
+            raise UsageError(f"{str(work.folder)!r} has {name} in it, which SLURM does not take in the name of a log")
+
+
+def _log(work: Work, name: str) -> str:
+    """A log's path for an option in a script. There sbatch ends a word at a space, a line at a #, and knows quotes.
+
+    @param name in which a % means something, as it does not in the folder's
+    """
+    folder = str(work.logs).replace("%", "%%").replace('"', '\\"')
+    return f'"{folder}/{name}"'
+
+
+def _script(name: str, log: str, options: Sequence[str], lines: Sequence[str]) -> str:
     directives = [f"--job-name={name}", f"--output={log}", *options]
     head = ["#!/bin/sh", *(f"#SBATCH {option}" for option in directives), "set -eu"]
     return "\n".join([*head, f"export PYTHONPATH={shlex.quote(str(Path(__file__).parent.parent))}", *lines]) + "\n"
@@ -37,13 +55,13 @@ def array_script(plan: Plan, work: Work, resources: Resources) -> str:
     limit = f"%{resources.at_once}" if resources.at_once else ""
     options = [f"--array=0-{len(plan.parts) - 1}{limit}", "--requeue", f"--cpus-per-task={resources.cpus}",
                *([f"--gpus-per-task={resources.gpus}", "--ntasks=1"] if resources.gpus else []), *resources.extra]
-    return _script("flashvsr-part", work.logs / "slurm-%a.log", options,
+    return _script("flashvsr-part", _log(work, "slurm-%a.log"), options,
                    [f'exec {program("part", work.folder)} "$SLURM_ARRAY_TASK_ID"'])
 
 
 def join_script(work: Work, resources: Resources) -> str:
     """Waits for nothing by itself: submit.sh makes it depend on the array."""
-    return _script("flashvsr-join", work.logs / "slurm-join.log", resources.extra,
+    return _script("flashvsr-join", _log(work, "slurm-join.log"), resources.extra,
                    [f'exec {program("join", work.folder)}'])
 
 

@@ -6,13 +6,22 @@ import json
 import os
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Sequence
 
 from flashvsr_cluster.errors import ClusterError
 from flashvsr_cluster.plan import Part, Plan
+
+KEY = "[0-9a-f]" * 32  # of a part, as a pattern
+# All that the tool makes in a work folder, as patterns, in the order in which it goes. Names that begin with a dot are
+# files that a process was killed over. Anything else is the user's. Until the plan is gone the same command goes on.
+SCRATCH = (f"attempts/{KEY}.*",)
+OWN = (*SCRATCH, f"parts/{KEY}.nut", f"parts/{KEY}.json", f"parts/.{KEY}.json.*", "parts/list.ffconcat",
+       "parts/.list.ffconcat.*", f"logs/{KEY}.log", "logs/slurm-*.log", "array.sh", "join.sh", "submit.sh",
+       ".array.sh.*", ".join.sh.*", ".submit.sh.*", "progress.json", ".progress.json.*", ".plan.json.*",
+       ".finished.json.*", "plan.json", "finished.json", "lock")
 
 
 @dataclass(frozen=True)
@@ -161,28 +170,42 @@ class Work:
 
     def drop_attempts(self) -> None:
         """Remove what attempts that were killed have left."""
-        shutil.rmtree(self.attempts, ignore_errors=True)
-        self.attempts.mkdir(parents=True, exist_ok=True)
+        self._remove(SCRATCH)
 
-    def finish(self, plan: Plan, out: Path) -> None:
-        """Note which file the film became."""
-        write_whole(self.finished_file, json.dumps(self._note(plan, out)))
+    def finish(self, plan: Plan, made: Path, out: Path) -> None:
+        """Note which file the film becomes, before it takes its name: without a note it would count as another's."""
+        write_whole(self.finished_file, json.dumps({"plan": plan.digest, **_look(made, out)}))
 
     def finished(self, plan: Plan, out: Path) -> bool:
         """Whether the film is made as planned, and still is the file that it became."""
-        try:
-            return bool(json.loads(self.finished_file.read_text()) == self._note(plan, out))
-        except (OSError, ValueError):
-            return False
+        return self.made_by(out) == plan.digest
 
-    @staticmethod
-    def _note(plan: Plan, out: Path) -> dict[str, str | int]:
-        found = out.stat()
-        return {"plan": plan.digest, "out": str(out), "size": found.st_size, "time": found.st_mtime_ns}
+    def made_by(self, out: Path) -> str | None:
+        """Digest of the plan that a file was joined by in this folder, None where it is any other file."""
+        try:
+            note = dict(json.loads(self.finished_file.read_text()))
+            plan = str(note.pop("plan"))
+            return plan if note == _look(out, out) else None
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
 
     def remove(self) -> None:
-        """Remove the folder, in one step as far as its name goes."""
-        removed = self.folder.with_name(f".{self.folder.name}.removed")
-        shutil.rmtree(removed, ignore_errors=True)
-        os.replace(self.folder, removed)
-        shutil.rmtree(removed, ignore_errors=True)
+        """Remove what the tool made, and the folders where nothing else is in them."""
+        self._remove(OWN)
+        for folder in (self.parts, self.attempts, self.logs, self.folder):
+            with suppress(OSError):
+                folder.rmdir()
+
+    def _remove(self, patterns: Sequence[str]) -> None:
+        for pattern in patterns:
+            for path in self.folder.glob(pattern):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def _look(file: Path, out: Path) -> dict[str, str | int]:
+    """How a film is known again under its name."""
+    found = file.stat()
+    return {"out": str(out), "size": found.st_size, "time": found.st_mtime_ns}

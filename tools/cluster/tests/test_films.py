@@ -59,8 +59,8 @@ class Studio:
         return cli.main(["plan", str(film), str(self.folder / out), "--ffmpeg", self.tools.ffmpeg, "--part-frames", "40",
                          *extra, "--", *CODEC, *options, "--vf", self.graph])
 
-    def cluster(self, film, out, options=()):
-        assert self.plan(film, out, options=options) == 0
+    def cluster(self, film, out, *extra, options=()):
+        assert self.plan(film, out, *extra, options=options) == 0
         work = Work.of(self.folder / out)
         for index in range(len(work.need_plan().parts)):
             assert cli.main(["part", str(work.folder), str(index)]) == 0
@@ -101,6 +101,12 @@ def test_a_film_of_one_frame(studio):
     same(studio, studio.film("in.mp4", frames=1), "out.mp4")
 
 
+def test_a_film_in_a_folder_of_any_name(studio, tmp_path):
+    studio.folder = tmp_path / "it's 50% \"#1\"? [%d] a:b \\n"
+    studio.folder.mkdir()
+    same(studio, studio.film("in.mp4"), "out.mp4")
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
 def test_a_variable_frame_rate(studio, suffix):
     film = studio.film("in.mov", source=f"testsrc2=size=32x32:rate=25,{VFR}", video=["-c:v", "libx264"])
@@ -131,6 +137,40 @@ def test_a_cover_stays_a_cover(studio, tmp_path):
     joined = studio.cluster(film, "out.mp4")
     streams = ffmpeg.probe(studio.tools, joined, "-show_streams")["streams"]
     assert sorted((one["codec_name"], one["disposition"]["attached_pic"]) for one in streams) == [("h264", 0), ("png", 1)]
+
+
+def streams_of(studio, film):
+    """Kind and name of each stream."""
+    return [(one["codec_type"], one["tags"].get("title")) for one in
+            ffmpeg.probe(studio.tools, film, "-show_streams")["streams"]]
+
+
+@pytest.fixture
+def rich_film(studio, tmp_path):
+    """Sound and subtitles before the film, sound and a font behind it, each with a name."""
+    (tmp_path / "s.srt").write_text("1\n00:00:00,500 --> 00:00:01,500\nOne\n")
+    (tmp_path / "f.ttf").write_bytes(bytes(64))
+    sound = ("-f", "lavfi", "-i", "sine=440:duration=1.6")
+    return studio.film("in.mkv", *sound, "-i", tmp_path / "s.srt", *sound, "-map", "1:a", "-map", "2:s", "-map", "0:v",
+                       "-map", "3:a", "-attach", tmp_path / "f.ttf", "-metadata:s:t", "mimetype=font/ttf",
+                       *(word for index, name in enumerate(("A", "B", "C", "D", "E"))
+                         for word in (f"-metadata:s:{index}", f"title={name}")), "-c:a", "pcm_s16le", frames=40)
+
+
+@pytest.mark.parametrize("options, kept", [
+    ((), [("audio", "A"), ("subtitle", "B"), ("video", "C"), ("audio", "D"), ("attachment", "E")]),
+    (("-an",), [("subtitle", "B"), ("video", "C"), ("attachment", "E")]),
+    (("-sn",), [("audio", "A"), ("video", "C"), ("audio", "D"), ("attachment", "E")]),
+    (("-an", "-sn"), [("video", "C"), ("attachment", "E")])])
+def test_tags_stay_with_their_streams(studio, rich_film, options, kept):
+    assert streams_of(studio, studio.cluster(rich_film, "out.mkv", options=options)) == kept
+
+
+def test_fonts_are_left_out_where_the_container_takes_none(studio, rich_film, capsys):
+    joined = studio.cluster(rich_film, "out.mp4", options=("-c:a", "aac", "-c:s", "mov_text"))
+    assert "left out: streams 4 (attachment)\n" in capsys.readouterr().out
+    assert [one["codec_type"] for one in ffmpeg.probe(studio.tools, joined, "-show_streams")["streams"]] == [
+        "audio", "subtitle", "video", "audio"]
 
 
 def test_a_film_that_starts_late_keeps_its_sound_in_step(studio):
@@ -184,7 +224,7 @@ def test_a_second_plan_uses_the_parts_that_are_there(studio, capsys):
     studio.cluster(film, "out.mp4")
     assert {path.name: path.stat().st_mtime_ns for path in work.parts.glob("*.nut")} == times
     film.write_bytes(studio.film("other.mp4", source="testsrc=size=32x32:rate=25").read_bytes())
-    studio.cluster(film, "out.mp4")
+    studio.cluster(film, "out.mp4", "--force")
     assert len(list(work.parts.glob("*.nut"))) == 4
 
 

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+import shlex
 import shutil
 import subprocess
 
@@ -6,6 +7,7 @@ import pytest
 from conftest import film_of, plan_of
 
 from flashvsr_cluster.slurm import Resources, write_scripts
+from flashvsr_cluster.state import Work
 
 
 @pytest.fixture
@@ -41,6 +43,20 @@ def test_joining_waits_for_the_array(scripts, tmp_path):
     first, second = calls.read_text().splitlines()
     assert first == f"--parsable {scripts}/array.sh"
     assert second == f"--dependency=afterok:17 --kill-on-invalid-dep=yes {scripts}/join.sh"
+
+
+@pytest.mark.parametrize("name", ["plain", "it's a", 'say "x"', "50% #1", "%a %j", "100%%"])
+def test_logs_lie_in_folders_of_any_name(tmp_path, name):
+    work = Work(tmp_path / name)
+    work.create()
+    write_scripts(plan_of(film_of()), work, Resources(gpus=0, cpus=1, at_once=0, extra=[]))
+    for script, log in (("array.sh", "slurm-%a.log"), ("join.sh", "slurm-join.log")):
+        line, = (line for line in (work.folder / script).read_text().splitlines() if "--output" in line)
+        # Words are those of a shell, comments included; then %% is a %.
+        word, = shlex.split(line.removeprefix("#SBATCH "), comments=True)
+        folder = word.removeprefix("--output=").removesuffix(f"/{log}")
+        assert "%" not in folder.replace("%%", "")
+        assert folder.replace("%%", "%") == str(work.logs)
 
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="there is no shellcheck")

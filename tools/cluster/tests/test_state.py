@@ -3,6 +3,7 @@ import pytest
 from conftest import film_of, plan_of
 
 from flashvsr_cluster.errors import ClusterError
+from flashvsr_cluster.slurm import Resources, write_scripts
 from flashvsr_cluster.state import Record, Work, write_whole
 
 
@@ -69,16 +70,44 @@ def test_a_finished_film_is_known_as_long_as_it_and_its_plan_stay(work, tmp_path
     plan, out = plan_of(film_of()), tmp_path / "out.mp4"
     assert not work.finished(plan, out)
     out.write_bytes(b"film")
-    work.finish(plan, out)
-    assert work.finished(plan, out)
+    work.finish(plan, out, out)
+    assert work.finished(plan, out) and work.made_by(out) == plan.digest
     assert not work.finished(plan_of(film_of(), graph="flashvsr=scale=4"), out)
     assert not work.finished(plan_of(film_of(), file_options=("-an",)), out)
     out.write_bytes(b"other")
-    assert not work.finished(plan, out)
+    assert not work.finished(plan, out) and work.made_by(out) is None
+
+
+def fill(work):
+    """Put all into a work folder that the tool may leave there."""
+    plan, out = plan_of(film_of()), work.folder.with_name("out.mp4")
+    key = plan.keys[0]
+    add(work, key)
+    (work.attempts / f"{key}.host.1.2").mkdir()
+    out.write_bytes(b"film")
+    work.save_plan(plan)
+    work.finish(plan, out, out)
+    write_scripts(plan, work, Resources(gpus=1, cpus=1, at_once=0, extra=[]))
+    for name in ("progress.json", f"logs/{key}.log", "logs/slurm-0.log", "logs/slurm-join.log", "parts/list.ffconcat",
+                 ".plan.json.host.1", f"parts/.{key}.json.host.1"):
+        (work.folder / name).write_text("")
 
 
 def test_a_removed_folder_leaves_nothing(work, tmp_path):
-    add(work, "k")
     with work.lead():
+        fill(work)
         work.remove()
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_what_is_not_the_tools_own_stays(work):
+    others = {"notes.txt", "raw/a.mov", "parts/a.nut", "logs/render.log", "attempts/first", ".hidden"}
+    for name in others:
+        (work.folder / name).parent.mkdir(exist_ok=True)
+        (work.folder / name).write_text("mine")
+    with work.lead():
+        fill(work)
+        work.drop_attempts()
+        assert [path.name for path in work.attempts.iterdir()] == ["first"]
+        work.remove()
+    assert {str(path.relative_to(work.folder)) for path in work.folder.rglob("*") if path.is_file()} == others
