@@ -19,6 +19,7 @@
 #include "ops/resample.h"
 #include "ops/windows.h"
 #include "ops/yuv.h"
+#include "unit/fresh_memory.h"
 
 #include <ATen/ATen.h>
 #include <ATen/cuda/CUDAContextLight.h>
@@ -55,18 +56,9 @@ protected:
     c10::InferenceMode inference_;
 };
 
-/// While it lives, new tensors are full of NaN, or of their type's greatest value.
-class PoisonedMemory {
-public:
-    PoisonedMemory() { at::globalContext().setDeterministicAlgorithms(true, true); }
-    ~PoisonedMemory() { at::globalContext().setDeterministicAlgorithms(false, false); }
-    PoisonedMemory(const PoisonedMemory &) = delete;
-    PoisonedMemory &operator=(const PoisonedMemory &) = delete;
-};
-
 /// What `make` makes on poisoned memory.
 template <typename Make> auto poisoned(const Make &make) {
-    const PoisonedMemory poison;
+    const test::FreshMemory poison(true);
     return make();
 }
 

@@ -23,6 +23,10 @@ inline std::shared_ptr<const Model> miniature_model() {
     return model;
 }
 
+inline std::vector<WorkerDevice> cpu_workers(size_t count) {
+    return std::vector<WorkerDevice>(count, WorkerDevice{"cpu", miniature_model()});
+}
+
 inline StreamOptions stream_options(Size input, double scale = 4) {
     StreamOptions options;
     options.input = input;
@@ -64,14 +68,14 @@ inline std::vector<PicturePtr> moving_pictures(Size size, int64_t count,
 }
 
 /// The first `wanted` pictures that one stream makes of pictures begin .. end-1.
-inline std::vector<at::Tensor> run_stream(const StreamOptions &options,
+inline std::vector<at::Tensor> run_stream(const WorkerDevice &device, const StreamOptions &options,
                                           const std::vector<PicturePtr> &pictures, int64_t begin, int64_t end,
                                           int64_t wanted) {
     const c10::InferenceMode guard;
     const Log log;
     StreamOptions placed = options;
     placed.first_frame = begin;
-    FrameStream stream(miniature_model(), placed, host_memory, log);
+    FrameStream stream(device.model, placed, device.memory, log);
     std::vector<at::Tensor> out;
     while (begin < end || stream.frames_held() > 0) {
         std::vector<at::Tensor> frames;
@@ -84,8 +88,10 @@ inline std::vector<at::Tensor> run_stream(const StreamOptions &options,
     return out;
 }
 
-inline std::vector<WorkerDevice> cpu_workers(size_t count) {
-    return std::vector<WorkerDevice>(count, WorkerDevice{"cpu", miniature_model()});
+inline std::vector<at::Tensor> run_stream(const StreamOptions &options,
+                                          const std::vector<PicturePtr> &pictures, int64_t begin, int64_t end,
+                                          int64_t wanted) {
+    return run_stream(cpu_workers(1).front(), options, pictures, begin, end, wanted);
 }
 
 /// Everything that a pipeline gives for the pictures, checking its rules on the way: it never asks for more

@@ -1,34 +1,15 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
+#include "fresh_memory.h"
 #include "pipeline_support.h"
 
-#include <ATen/Context.h>
 #include <gtest/gtest.h>
 
 namespace flashvsr {
 namespace {
 
-/// While it lives, what LibTorch hands out unwritten is full of NaN and of the greatest integers, or as it
-/// was found. Operations that can be made to compute in one order do so in both cases.
-class FreshMemory {
-public:
-    explicit FreshMemory(bool filled) : before_(at::globalContext().deterministicFillUninitializedMemory()) {
-        at::globalContext().setDeterministicFillUninitializedMemory(filled);
-        at::globalContext().setDeterministicAlgorithms(true, true);
-    }
-    FreshMemory(const FreshMemory &) = delete;
-    FreshMemory &operator=(const FreshMemory &) = delete;
-    ~FreshMemory() {
-        at::globalContext().setDeterministicAlgorithms(false, false);
-        at::globalContext().setDeterministicFillUninitializedMemory(before_);
-    }
-
-private:
-    bool before_;
-};
-
 /// Three chunks, the first of 25 frames.
 std::vector<at::Tensor> run(const StreamOptions &options, bool filled) {
-    const FreshMemory memory(filled);
+    const test::FreshMemory memory(filled);
     const auto pictures = test::moving_pictures(options.input, 41);
     return test::run_stream(options, pictures, 0, 41, 41);
 }
@@ -42,7 +23,7 @@ void expect_the_same(const StreamOptions &options) {
 }
 
 TEST(UninitializedMemory, IsFilledWhereItIsToBe) {
-    const FreshMemory memory(true);
+    const test::FreshMemory memory(true);
     EXPECT_TRUE(at::empty({1000}, at::kFloat).isnan().all().item<bool>());
 }
 
