@@ -10,7 +10,7 @@ from typing import Sequence
 
 from flashvsr_cluster import ffmpeg, graph, options, part
 from flashvsr_cluster.errors import FAILED, ClusterError, UsageError
-from flashvsr_cluster.join import join, kept_streams
+from flashvsr_cluster.join import check_container, join, kept_streams
 from flashvsr_cluster.plan import LEAD_IN, Part, Plan, count_parts, cut_film
 from flashvsr_cluster.probe import SCENE_THRESHOLD, Film, probe_film, same_film, stat_film
 from flashvsr_cluster.slurm import Resources, require_logs, write_scripts
@@ -90,6 +90,7 @@ def make_plan(given: argparse.Namespace, output: options.OutputOptions, work: Wo
             film = probe_film(tools, film_path,
                               SCENE_THRESHOLD if given.scene_threshold is None else given.scene_threshold)
         plan = plan_of(film, _cut(given, film, workers))
+    check_container(plan, out)
     work.save_plan(plan)
     return plan
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from flashvsr_cluster import ffmpeg
-from flashvsr_cluster.errors import ClusterError
+from flashvsr_cluster.errors import ClusterError, UsageError
 from flashvsr_cluster.part import ROOM_SECONDS
 from flashvsr_cluster.plan import Plan
 from flashvsr_cluster.probe import Stream
@@ -72,6 +72,28 @@ def command(plan: Plan, parts: Path, out: Path, shift_us: int) -> list[str]:
             "-itsoffset", f"{shift_us}us", "-f", "concat", "-safe", "0", "-i", str(parts),
             "-itsoffset", f"{-film.start_us}us", "-i", film.path, *maps, "-c", "copy",
             "-map_metadata", "1", "-map_chapters", "1", *scale, *plan.file_options, "-fflags", "+bitexact", str(out)]
+
+
+def check_container(plan: Plan, out: Path) -> None:
+    """Write a file of the film's other streams, none of their content: a joining that fails comes after hours of work.
+
+    @throws UsageError where OUT's container or its options do not take one of them
+    """
+    others = [stream for stream in kept_streams(plan, out) if stream.index != plan.film.video]
+    if not others:
+        return
+    trial = out.with_name(f".{out.stem}.trial{out.suffix}")
+    maps = [word for stream in others for word in ("-map", f"0:{stream.index}")]
+    try:
+        done = ffmpeg.call([plan.tools.ffmpeg, *ffmpeg.COMMON, "-i", plan.film.path, *maps, "-c", "copy",
+                            *plan.file_options, "-t", "0", str(trial)])
+    finally:
+        with suppress(OSError):
+            trial.unlink(missing_ok=True)
+    if done.status:
+        sentence = ffmpeg.error_sentence(done.stderr, ffmpeg.ended(done.status))
+        raise UsageError(f"{out} does not take the streams beside the film: {sentence}; -an, -sn and -dn leave them out, "
+                         "and -c:a and -c:s recode them")
 
 
 def check_records(plan: Plan, work: Work) -> list[Record]:

@@ -173,6 +173,19 @@ def test_fonts_are_left_out_where_the_container_takes_none(studio, rich_film, ca
         "audio", "subtitle", "video", "audio"]
 
 
+@pytest.mark.parametrize("out, options, why", [
+    ("out.mp4", ("-c:a", "aac"), "Could not find tag for codec"),
+    ("out.webm", ("-sn",), "Only VP8 or VP9 or AV1 video"),
+    ("out.mp4", ("-c:a", "aac", "-c:s", "no_such"), "Unknown encoder 'no_such'")])
+def test_streams_that_the_container_does_not_take_are_named_before_the_work(studio, rich_film, capsys, out, options,
+                                                                           why):
+    assert studio.plan(rich_film, out, options=options) == 2
+    said = capsys.readouterr().err
+    assert f"{out} does not take the streams beside the film: " in said and why in said
+    assert not Work.of(studio.folder / out).plan_file.exists()
+    assert not list(studio.folder.glob(".*trial*"))
+
+
 def test_a_film_that_starts_late_keeps_its_sound_in_step(studio):
     film = studio.film("in.ts", "-itsoffset", "-0.3", "-f", "lavfi", "-i", "sine=440:duration=3", "-map", "0:v",
                        "-map", "1:a", "-c:a", "mp2", "-output_ts_offset", "7")
