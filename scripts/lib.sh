@@ -4,7 +4,8 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${FLASHVSR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/flashvsr}
 downloads=$cache/downloads
-jobs=${FLASHVSR_JOBS:-$(nproc)}
+# Processors, whatever OpenMP is told to use of them.
+jobs=${FLASHVSR_JOBS:-$(env --unset=OMP_NUM_THREADS --unset=OMP_THREAD_LIMIT nproc)}
 
 # Standard output is kept for results, so that scripts can be used in $(...).
 say() { printf -- '-- %s\n' "$*" >&2; }
