@@ -121,7 +121,7 @@ void use_context() {
     flashvsr_close(&ctx);
 }
 
-/// Pictures of three chunks of four tiles, of which the first batch is refused as if memory had run out.
+/// Pictures of three chunks of four tiles; `refuse` the second chunk's third as if memory had run out.
 std::vector<at::Tensor> tiled_pictures(bool aside, bool refuse, std::vector<std::string> &warnings) {
     const c10::InferenceMode inference;
     const DeviceScope scope(gpu);
@@ -214,7 +214,7 @@ TEST_F(CudaMemory, HoldsNoPicturesThatWaitToBeTaken) {
     options.stream.format_at = [](int64_t) { return PictureFormat{}; };
     options.multi_gpu = MultiGpu::frames;
     options.longest_segment = 98;
-    constexpr int64_t frames = 186, chunks = 2 * 11; // of two segments of that length, which share ten
+    constexpr int64_t frames = 186, chunks = 4 + 4 + 7 + 7; // of two rounds of two segments, which share ten
     const int64_t pictures = frames * picture_bytes(PictureFormat{}, options.stream.output);
     const Log log;
     const auto pipeline = make_pipeline(options, {device, device}, log);

@@ -3,7 +3,7 @@
 """Pixel formats and colour: frames leave as they came, and what the filter converts inside is worth nothing more than
 rounding. Most of it with the identity in place of the model.
 
-From the environment: FLASHVSR_TEST_IDENTITY, the library of identity.c, which is preloaded into ffmpeg.
+From the environment: FLASHVSR_TEST_IDENTITY, the library of identity.cpp, which is preloaded into ffmpeg.
 """
 
 import math

@@ -62,7 +62,7 @@ class Pictures(Case):
             with self.subTest(pixels):
                 self.check_depth(pixels, value, samples, allowed)
 
-    def test_other_formats_are_converted(self):
+    def test_other_formats_are_taken(self):
         for pixels in ("yuv420p", "nv12", "rgb24", "gray", "yuv422p10le", "rgba"):
             with self.subTest(pixels):
                 run = self.ffmpeg("-f", "lavfi", "-i", "testsrc2=size=32x32:rate=25", "-vf",
@@ -105,6 +105,15 @@ class Pictures(Case):
                         {"vram_limit": 0.9}, {"unload_dit": 1}):
             with self.subTest(**options):
                 self.assertEqual(pictures(**options), base)
+
+    def test_batches_are_chosen_within_the_limit(self):
+        """With 2 bytes there is room for nothing beside the tile that has to run."""
+        for options, chosen in (({}, 0), ({"adaptive_batch": 1}, 1), ({"adaptive_batch": 1, "vram_limit": 2}, 0)):
+            with self.subTest(**options):
+                run = self.ffmpeg("-loglevel", "level+verbose", "-f", "lavfi", "-i",
+                                  "testsrc2=size=64x64:rate=25", "-frames:v", 1, "-vf",
+                                  flashvsr(tiled=1, tile_size=32, tile_overlap=8, **options), "-f", "null", "-")
+                self.assertEqual(run.stderr.count("tile batch 1 -> "), chosen, str(run))
 
     def test_unload_dit_says_that_it_does_nothing_on_the_cpu(self):
         for device in ("cpu", r"cpu\|cpu"):

@@ -2,6 +2,7 @@
 #include "block_cache.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/CPUAllocator.h>
 #include <gtest/gtest.h>
 
 #include <cstdint>
@@ -92,6 +93,7 @@ TEST(BlockCache, BlocksOfThreadsDoNotOverlap) {
 
 TEST(BlockCache, ServesLibTorch) {
     cache_host_memory();
+    EXPECT_NE(c10::GetCPUAllocator(), c10::GetDefaultCPUAllocator());
     const at::Tensor small = at::ones({10}), large = at::ones({mebibyte}), empty = at::empty({0});
     EXPECT_EQ(small.sum().item<float>(), 10);
     EXPECT_EQ(large.sum().item<float>(), static_cast<float>(mebibyte));

@@ -17,6 +17,10 @@
 namespace flashvsr {
 namespace {
 
+size_t workers_for(MultiGpu mode) {
+    return mode == MultiGpu::off ? 1 : 2;
+}
+
 using test::difference;
 
 constexpr Size input_size = {8, 6};
@@ -393,7 +397,7 @@ TEST(Pictures, ComeInTheFormatThatTheirPlaceHas) {
     options.stream.format_at = [&](int64_t place) { return std::optional(place < 20 ? rgb : yuv); };
     for (const MultiGpu mode : {MultiGpu::off, MultiGpu::tiles}) {
         options.multi_gpu = mode;
-        const std::vector<at::Tensor> packed = test::run_pipeline(options, 2, clip, log);
+        const std::vector<at::Tensor> packed = test::run_pipeline(options, workers_for(mode), clip, log);
         ASSERT_EQ(packed.size(), clip.size());
         for (size_t i = 0; i < packed.size(); i++) {
             const PictureFormat &format = i < 20 ? rgb : yuv;
@@ -470,7 +474,7 @@ TEST(Faults, WhenNoWorkerIsLeftTheErrorComesOut) {
                 fail(ENOMEM, "injected");
         };
         try {
-            test::run_pipeline(options, 2, test::moving_pictures(input_size, 300), log);
+            test::run_pipeline(options, workers_for(mode), test::moving_pictures(input_size, 300), log);
             FAIL() << "no error came out";
         } catch (const Error &error) {
             EXPECT_EQ(error.code(), ENOMEM);
@@ -742,9 +746,13 @@ TEST(Cancelling, ClosingInTheMiddleTakesNoTime) {
         options.stream = test::stream_options({64, 64});
         options.multi_gpu = mode;
         options.segment = mode == MultiGpu::frames ? 40 : 0; // frames are worked on as they come
-        auto pipeline = make_pipeline(options, test::cpu_workers(2), log);
+        std::atomic<int> begun = 0;
+        options.before_step = [&](size_t, int64_t) { begun++; };
+        auto pipeline = make_pipeline(options, test::cpu_workers(workers_for(mode)), log);
         for (const PicturePtr &picture : test::moving_pictures({64, 64}, 30))
             pipeline->send(picture);
+        while (begun == 0)
+            std::this_thread::yield();
         std::this_thread::sleep_for(std::chrono::milliseconds(20));
         const auto start = std::chrono::steady_clock::now();
         pipeline.reset();
