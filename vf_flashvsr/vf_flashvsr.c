@@ -25,8 +25,9 @@
  * The engine takes pictures well before it gives the first one back. It keeps
  * the pictures; the properties of the frames that are inside wait in a FIFO.
  *
- * The engine works in planar RGB. Frames of other formats are converted to it
- * and back here, so that they leave with the matrix and range they came with.
+ * The engine takes planar RGB, and YUV in planes. Frames of other formats are
+ * converted to planar RGB and back here, so that they leave with the matrix and
+ * range they came with.
  * Alpha does not go through the engine: it is scaled here.
  *
  * CUDA frames go to the engine and come from it as they are. It copies them at
@@ -1225,7 +1226,7 @@ static const AVOption flashvsr_options[] = {
         { "fp32",     "32-bit floating point", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_PRECISION_FP32 }, .flags = FLAGS, .unit = "precision" },
         { "bf16",     "bfloat16, GPUs only", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_PRECISION_BF16 }, .flags = FLAGS, .unit = "precision" },
         { "fp16",     "16-bit floating point, GPUs only", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_PRECISION_FP16 }, .flags = FLAGS, .unit = "precision" },
-        { "fp8",      "bf16 with products of 8-bit floating point, Hopper GPUs or later", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_PRECISION_FP8 }, .flags = FLAGS, .unit = "precision" },
+        { "fp8",      "bf16 with products of 8-bit floating point, Hopper GPUs only", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_PRECISION_FP8 }, .flags = FLAGS, .unit = "precision" },
     { "multi_gpu",    "how several devices share the work", OFFSET(multi_gpu), AV_OPT_TYPE_INT, { .i64 = FLASHVSR_MULTI_GPU_OFF }, FLASHVSR_MULTI_GPU_OFF, FLASHVSR_MULTI_GPU_TILES, FLAGS, .unit = "multi_gpu" },
         { "frames",   "each takes the next segment of frames", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_MULTI_GPU_FRAMES }, .flags = FLAGS, .unit = "multi_gpu" },
         { "tiles",    "each takes some tiles of every frame", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_MULTI_GPU_TILES }, .flags = FLAGS, .unit = "multi_gpu" },
@@ -1234,12 +1235,12 @@ static const AVOption flashvsr_options[] = {
     { "tiled_dit",    "cut frames into tiles", OFFSET(tiled), AV_OPT_TYPE_INT, { .i64 = FLASHVSR_TILED_AUTO }, FLASHVSR_TILED_OFF, FLASHVSR_TILED_AUTO, FLAGS, .unit = "tiled" },
     { "tiled",        "cut frames into tiles", OFFSET(tiled), AV_OPT_TYPE_INT, { .i64 = FLASHVSR_TILED_AUTO }, FLASHVSR_TILED_OFF, FLASHVSR_TILED_AUTO, FLAGS, .unit = "tiled" },
         { "auto",     "where a whole frame does not fit the memory", 0, AV_OPT_TYPE_CONST, { .i64 = FLASHVSR_TILED_AUTO }, .flags = FLAGS, .unit = "tiled" },
-    { "tile_size",    "side of a tile in input pixels", OFFSET(tile_size), AV_OPT_TYPE_INT, { .i64 = 256 }, 16, FLASHVSR_MAX_SIZE, FLAGS },
+    { "tile_size",    "side of a tile in input pixels, with tiled_dit=1", OFFSET(tile_size), AV_OPT_TYPE_INT, { .i64 = 256 }, 16, FLASHVSR_MAX_SIZE, FLAGS },
     { "tile_overlap", "input pixels that neighbouring tiles share", OFFSET(tile_overlap), AV_OPT_TYPE_INT, { .i64 = 24 }, 0, FLASHVSR_MAX_SIZE / 2, FLAGS },
     { "adaptive_batch",      "choose the tile batch from free memory", OFFSET(adaptive_batch), AV_OPT_TYPE_BOOL, { .i64 = 0 }, 0, 1, FLAGS },
     { "adaptive_batch_size", "choose the tile batch from free memory", OFFSET(adaptive_batch), AV_OPT_TYPE_BOOL, { .i64 = 0 }, 0, 1, FLAGS },
     { "tile_batch",   "tiles that are run together", OFFSET(tile_batch), AV_OPT_TYPE_INT, { .i64 = 1 }, 1, 64, FLAGS },
-    { "vram_limit",   "most device memory to use, bytes or a fraction, 0 for all but a margin", OFFSET(vram_limit), AV_OPT_TYPE_DOUBLE, { .dbl = 0 }, 0, DBL_MAX, FLAGS },
+    { "vram_limit",   "device memory to plan for, bytes or a fraction, 0 for all but a margin", OFFSET(vram_limit), AV_OPT_TYPE_DOUBLE, { .dbl = 0 }, 0, DBL_MAX, FLAGS },
     { "unload_dit",   "keep only one of transformer and decoder on a GPU at a time", OFFSET(unload_dit), AV_OPT_TYPE_BOOL, { .i64 = 0 }, 0, 1, FLAGS },
     { "sparse_ratio", "attention budget, as a multiple of what was published for 1280x768", OFFSET(sparse_ratio), AV_OPT_TYPE_DOUBLE, { .dbl = 2.0 }, 0, FLT_MAX, FLAGS },
     { "kv_ratio",     "memory of the attention in groups of 8 frames", OFFSET(kv_ratio), AV_OPT_TYPE_DOUBLE, { .dbl = 3.0 }, 0, FLT_MAX, FLAGS },
