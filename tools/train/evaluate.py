@@ -253,7 +253,7 @@ def main():
         "--color-fix", choices=("none", "adain", "wavelet"), help="instead of what the model asks for"
     )
     parser.add_argument(
-        "--plain", action="store_true", help="leave the conversion to RGB and back to ffmpeg's defaults"
+        "--plain", action="store_true", help="give the filter 4:2:0, which the engine converts"
     )
     parser.add_argument("--frames", type=int, default=29)
     parser.add_argument("--threads", type=int, default=2)

@@ -203,8 +203,8 @@ typedef struct FlashVSRSettings {
      *  memory, or of small tiles as many as have the pixels of 8 tiles of 512x512 output pixels, at most 64.
      *  Default 1 and 0. */
     int tile_batch, adaptive_batch;
-    /** Most device memory to use: bytes, or a fraction of it, of each device's own, where not above 1.
-     *  0 (default): all but 2 GiB. */
+    /** Device memory that chosen tiles and batches keep to, what is in use there included: bytes, or a
+     *  fraction of it, of each device's own, where not above 1. 0 (default): all but 2 GiB. */
     double vram_limit;
     /** Keep the weights in host memory and only those of the transformer or those of the decoder on a GPU at
      *  a time. Takes less of its memory, more time, and gives the same frames. Default 0. */
@@ -256,7 +256,7 @@ typedef struct FlashVSRStats {
     int64_t frames_out;      /**< frames received */
     int64_t chunks;          /**< model steps run */
     double busy_seconds;     /**< time spent in model steps */
-    int64_t model_bytes;     /**< memory of the weights as they are used, shared ones too */
+    int64_t model_bytes;     /**< weights' memory on the first device, shared ones too */
     int64_t host_peak_bytes; /**< peak resident memory of the process */
     unsigned char reserved[128];
 } FlashVSRStats;
@@ -325,7 +325,7 @@ FLASHVSR_API int flashvsr_receive_frame(FlashVSRContext *ctx, FlashVSRFrame *fra
  * Change the colour fix of the frames that are sent from now on. Those that are inside keep theirs.
  *
  * @param color_fix enum FlashVSRColorFix
- * @return 0 or -EINVAL
+ * @return 0, -EINVAL or -ENOMEM
  */
 FLASHVSR_API int flashvsr_set_color_fix(FlashVSRContext *ctx, int color_fix);
 
@@ -335,7 +335,7 @@ FLASHVSR_API int flashvsr_set_color_fix(FlashVSRContext *ctx, int color_fix);
  * cross-faded. They can be received in any other all the same.
  *
  * @param like format, depth, yuv and memory of it count; NULL takes back what was said
- * @return 0 or -EINVAL
+ * @return 0, -EINVAL or -ENOMEM
  */
 FLASHVSR_API int flashvsr_set_output_format(FlashVSRContext *ctx, const FlashVSRFrame *like);
 
@@ -343,7 +343,7 @@ FLASHVSR_API int flashvsr_set_output_format(FlashVSRContext *ctx, const FlashVSR
  *  the next call on it. */
 FLASHVSR_API const char *flashvsr_error(const FlashVSRContext *ctx);
 
-/** Counts so far. @return 0 or -EINVAL */
+/** Counts so far. @return 0, -EINVAL or -ENOMEM */
 FLASHVSR_API int flashvsr_stats(const FlashVSRContext *ctx, FlashVSRStats *stats);
 
 /** Stop the work, wherever it is, free everything and set *ctx to NULL. NULL is fine. */

@@ -61,7 +61,7 @@ private:
     struct Block {
         LinearWeights qkv, self_out, cross_q, cross_out, ffn_in, ffn_out; ///< gates folded into the outputs
         QkvNorm norm;
-        at::Tensor cross_norm_q;                   ///< (dim) fp32, as all that follow
+        at::Tensor cross_norm_q;                   ///< (dim) fp32, as those up to gate1
         at::Tensor norm3_weight, norm3_bias;       ///< (dim)
         at::Tensor shift1, scale1, shift2, scale2; ///< (dim); scales are 1 + the modulation
         at::Tensor gate1;                          ///< (dim)

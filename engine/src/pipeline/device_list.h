@@ -14,7 +14,7 @@ namespace flashvsr {
 /// device named twice is worked on by two threads. "all" is every GPU; "auto" too where several devices are
 /// wished for, else the first; both are the CPU where there is no GPU. Where one alone is wished for, the
 /// first of a longer list, and a warning.
-/// @throws Error ENODEV for one that is not known or not there, EINVAL for an empty list
+/// @throws Error ENODEV for one that is not known or not there
 std::vector<at::Device> parse_devices(const std::string &setting, bool several, const Log &log);
 
 } // namespace flashvsr

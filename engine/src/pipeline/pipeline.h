@@ -101,8 +101,7 @@ public:
 /// Processors for each worker: those of the machine, shared by the workers on the CPU.
 int64_t processors_per_worker(const std::vector<WorkerDevice> &devices);
 
-/// @param devices one where multi_gpu is off, else at least one; with one, multi_gpu has no effect but on
-/// `segment`
+/// @param devices one where multi_gpu is off, else at least one; multi_gpu with one is a warning alone
 std::unique_ptr<Pipeline> make_pipeline(const PipelineOptions &options, std::vector<WorkerDevice> devices,
                                         const Log &log);
 

@@ -32,8 +32,8 @@ public:
     /// Run the next chunk. Where memory runs out, in the network or around it, it goes on with smaller
     /// batches, and the first chunk with smaller tiles then. After an exception the stream is of no use.
     /// @param frames as ChunkPictures::begin()
-    /// @return the next pictures, (N, 3, H, W) as ChunkPictures::finish() gives them, on the model's device,
-    ///         which may still be at work
+    /// @return the next pictures as ChunkPictures::finish() gives them, on the model's device, which may be
+    ///         at work still
     Pictures step(std::span<const at::Tensor> frames, const Observer &observer = {});
 
 private:

@@ -30,7 +30,7 @@ public:
     /// What whole pictures of a chunk take beside the tiles.
     static int64_t picture_bytes(Size target);
 
-    /// What a tile is taken to need until one was seen: both of the above, and no less than
+    /// What a tile is taken to need until one was seen: what it keeps and the work, and no less than
     /// pixels * frames * 3 * value_bytes * 13.
     int64_t tile_bytes(Size tile) const;
 
