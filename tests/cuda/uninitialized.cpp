@@ -3,10 +3,7 @@
 // Streams on the GPU do not read what nothing has written. compute-sanitizer's initcheck cannot tell: some
 // products of cuBLASLt store through the copy engine, where it does not follow.
 
-#include "unit/fresh_memory.h"
-#include "unit/pipeline_support.h"
-
-#include <gtest/gtest.h>
+#include "unit/unwritten_memory.h"
 
 #include <optional>
 #include <string>
@@ -37,25 +34,6 @@ protected:
         synchronize(gpu);
     }
 
-    /// Three chunks, the first of 25 frames.
-    std::vector<at::Tensor> run(const StreamOptions &options, bool filled) const {
-        const DeviceScope scope(gpu);
-        const test::FreshMemory memory(filled);
-        const auto pictures = test::moving_pictures(options.input, 41);
-        std::vector<at::Tensor> out = test::run_stream(device_, options, pictures, 0, 41, 41);
-        synchronize_stream(gpu); // who compares does so in another stream
-        return out;
-    }
-
-    void expect_the_same(const StreamOptions &options) const {
-        const auto expected = run(options, false), got = run(options, true);
-        ASSERT_EQ(expected.size(), 41U);
-        ASSERT_EQ(got.size(), 41U);
-        for (size_t i = 0; i < got.size(); i++)
-            ASSERT_TRUE(at::equal(got[i], expected[i])) << "frame " << i;
-    }
-
-private:
     WorkerDevice device_;
 };
 
@@ -65,23 +43,11 @@ TEST_P(CudaUninitializedMemory, IsFilledWhereItIsToBe) {
 }
 
 TEST_P(CudaUninitializedMemory, OfAWholePictureIsNotRead) {
-    for (const ColorFix fix : {ColorFix::none, ColorFix::wavelet, ColorFix::adain}) {
-        StreamOptions options = test::stream_options({40, 30});
-        options.color_fix = fix;
-        options.format_at = [](int64_t) { return PictureFormat{}; };
-        expect_the_same(options);
-    }
+    test::expect_unread_by_whole_pictures(device_);
 }
 
 TEST_P(CudaUninitializedMemory, OfTilesIsNotRead) {
-    for (const bool aside : {false, true}) {
-        StreamOptions options = test::stream_options({70, 40});
-        options.tile = 128;
-        options.tile_overlap = 16;
-        options.states_aside = aside;
-        options.batch.batch = 4;
-        expect_the_same(options);
-    }
+    test::expect_unread_by_tiles(device_);
 }
 
 INSTANTIATE_TEST_SUITE_P(Precisions, CudaUninitializedMemory, testing::Values("fp32", "bf16", "fp16", "fp8"),
