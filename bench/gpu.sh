@@ -55,7 +55,7 @@ through() {
         -i "testsrc2=size=$2:rate=25:duration=$3" -vf "flashvsr=model=$model:$4" -f null -
 }
 
-# sums NAME FILTERS OPTIONS: MD5 sums of 120 frames, or of those that the filters leave.
+# sums NAME FILTERS OPTIONS [SOURCE]: MD5 sums of the frames that the filters leave, of 120 unless SOURCE says otherwise.
 sums() {
     run "$1" ' frames in | at work|maxrss' \
         "$bin/ffmpeg" -hide_banner -nostats -nostdin -benchmark -v verbose -f lavfi \
@@ -63,15 +63,18 @@ sums() {
         -f framemd5 -y "$logs/$1.md5"
 }
 
-# equal FIRST SECOND: which of the frames that they have in common are the same, counted from their ends.
+# The sums of a run, the last frame's first.
+sums_of() { awk '!/^#/ { print $NF }' "$logs/$1.md5" | tac; }
+
+# equal FIRST SECOND: how many are the same of the frames that both have; both end with the same one.
 equal() {
-    paste <(grep -v '^#' "$logs/$1.md5" | tac) <(grep -v '^#' "$logs/$2.md5" | tac) |
-        awk -v names="$1 and $2" '{ sums[1] = sums[2] = ""; n = 0; for (i = 1; i <= NF; i++) if (length($i) == 32) sums[++n] = $i }
-            n == 2 { both++; if (sums[1] == sums[2]) same++; else if (!last) last = both }
-            END { printf "  %s: %d of %d frames equal", names, same, both; if (last) printf ", the last %d of them", last - 1; print "" }'
+    paste <(sums_of "$1") <(sums_of "$2") | awk -v names="$1 and $2" '
+        NF == 2 { both++; if ($1 == $2) { same++; if (!differ) last++ } else differ = 1 }
+        END { printf "  %s: %d of %d frames equal, the last %d\n", names, same, both, last }'
 }
 
 measure_whole() {
+    local frames precision
     for _ in 1 2; do bench "1408x768, bf16, 89 frames" --output 1408x768 --frames 89; done
     for frames in 449 1200; do bench "1408x768, bf16, $frames frames" --output 1408x768 --frames "$frames"; done
     bench "1408x768, fp8, 449 frames" --output 1408x768 --frames 449 --precision fp8
@@ -87,10 +90,10 @@ measure_ffmpeg() {
     # MiB on the GPU and MiB of this process without mapped files, once a second.
     through "ffmpeg, 2000 frames" 352x192 80 device=cuda &
     local ffmpeg=$! process
-    while kill -0 "$ffmpeg" 2>"/dev/null"; do
+    while kill -0 "$ffmpeg" 2>/dev/null; do
         process=$(pgrep --newest --full "duration=80 -vf flashvsr=model=$model:device=cuda") &&
             printf '%s %s\n' "$(nvidia-smi --id=0 --query-gpu=memory.used --format=csv,noheader,nounits)" \
-                "$(awk '/RssAnon|RssShmem/ { kib += $2 } END { print int(kib / 1024) }' "/proc/$process/status" 2>"/dev/null")"
+                "$(awk '/RssAnon|RssShmem/ { kib += $2 } END { print int(kib / 1024) }' "/proc/$process/status" 2>/dev/null)"
         sleep 1
     done >"$logs/samples"
     wait "$ffmpeg" || failed=1
@@ -105,7 +108,7 @@ measure_kernels() {
 }
 
 measure_tiles() {
-    local tile
+    local tile adaptive
     for tile in 64 128 256; do
         bench "tiles of $tile, one by one" --output 2048x1152 --frames 61 --tile "$tile" --tile-batch 1
         bench "tiles of $tile, adaptive" --output 2048x1152 --frames 61 --tile "$tile" --tile-batch 0
