@@ -4,7 +4,6 @@
 #include "error.h"
 #include "frame/picture_converter.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -13,25 +12,20 @@
 namespace flashvsr {
 namespace {
 
-// Rows of fewer bytes than this a task cost more to hand out than to copy.
-constexpr int64_t bytes_per_task = 1 << 18;
-
 Size size_of(const FlashVSRFrame &frame) {
     return {frame.width, frame.height};
 }
 
-/// Calls copy(row of the packed picture, row of the frame, bytes) for every row.
+/// Calls copy(row of the packed picture, row of the frame, bytes) for every row. In one thread: others that
+/// helped would then spin for milliseconds, waiting for more, while frames come one by one.
 template <typename Byte, typename Copy>
 void for_each_row(Byte *packed, const FlashVSRFrame &frame, const Copy &copy) {
     const std::vector<PlaneLayout> planes = plane_layouts(format_of(frame), size_of(frame));
     for (size_t i = 0; i < planes.size(); i++) {
         const PlaneLayout &plane = planes[i];
-        const int64_t grain = std::max<int64_t>(1, bytes_per_task / plane.row_bytes);
-        at::parallel_for(0, plane.height, grain, [&](int64_t begin, int64_t end) {
-            for (int64_t y = begin; y < end; y++)
-                copy(packed + plane.offset + y * plane.row_bytes,
-                     static_cast<uint8_t *>(frame.data[i]) + y * frame.stride[i], plane.row_bytes);
-        });
+        for (int64_t y = 0; y < plane.height; y++)
+            copy(packed + plane.offset + y * plane.row_bytes,
+                 static_cast<uint8_t *>(frame.data[i]) + y * frame.stride[i], plane.row_bytes);
     }
 }
 
