@@ -160,13 +160,10 @@ measure_pair() {
 }
 
 run_sanitizers() {
-    local miniature=$logs/miniature tool precision tools
+    local miniature=$logs/miniature tool precision
     "$bin/flashvsr_random_model" "$miniature" --size mini >"$logs/log" || failed=1
     for precision in fp32 bf16 fp8; do
-        # The copy engine's stores, in the other precisions, are not followed by initcheck.
-        tools=(memcheck synccheck racecheck)
-        [[ $precision == fp32 ]] && tools+=(initcheck)
-        for tool in "${tools[@]}"; do
+        for tool in memcheck synccheck racecheck initcheck; do
             run "$tool, $precision" SUMMARY compute-sanitizer --tool "$tool" --error-exitcode 9 "$bin/ffmpeg" -v error -f lavfi \
                 -i testsrc2=size=32x32:rate=25:duration=1.08 -vf "flashvsr=model=$miniature:device=cuda:precision=$precision" \
                 -f null -

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 
-// Streams on the GPU do not read what nothing has written. compute-sanitizer's initcheck cannot tell: some
-// products of cuBLASLt store through the copy engine, where it does not follow.
+// Streams on the GPU do not read what nothing has written. compute-sanitizer's initcheck cannot tell of what
+// kernels of cuBLASLt and cuDNN store through the copy engine, where it does not follow.
 
 #include "unit/unwritten_memory.h"
 

@@ -4,6 +4,9 @@
 #include "error.h"
 
 #include <c10/cuda/CUDAStream.h>
+#if __has_include(<nvtx3/nvToolsExtMemCudaRt.h>) // since CUDA 13
+#include <nvtx3/nvToolsExtMemCudaRt.h>
+#endif
 
 namespace flashvsr::cuda {
 
@@ -31,6 +34,21 @@ WindowBuffer window_buffer(const at::Tensor &windows) {
 
 cudaStream_t current_stream() {
     return c10::cuda::getCurrentCUDAStream().stream();
+}
+
+void mark_written([[maybe_unused]] const at::Tensor &tensor) {
+#ifdef NVTX_EXT_COMPATID_MEM
+    static const nvtxDomainHandle_t domain = nvtxDomainCreateA("flashvsr");
+    const nvtxMemVirtualRangeDesc_t range{tensor.nbytes(), tensor.const_data_ptr()};
+    nvtxMemMarkInitializedBatch_t written{};
+    written.extCompatID = NVTX_EXT_COMPATID_MEM;
+    written.structSize = sizeof(written);
+    written.regionType = NVTX_MEM_TYPE_VIRTUAL_ADDRESS;
+    written.regionDescCount = 1;
+    written.regionDescElementSize = sizeof(range);
+    written.regionDescElements = &range;
+    nvtxMemCudaMarkInitialized(domain, current_stream(), 0, &written);
+#endif
 }
 
 } // namespace flashvsr::cuda

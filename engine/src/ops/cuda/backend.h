@@ -21,4 +21,9 @@ WindowBuffer window_buffer(const at::Tensor &windows);
 
 cudaStream_t current_stream();
 
+/// Tell compute-sanitizer's initcheck that the work queued so far on this thread's stream writes all of a
+/// dense tensor: it does not follow stores by the copy engine, as kernels of cuBLASLt and cuDNN make them.
+/// Does nothing where no tool listens.
+void mark_written(const at::Tensor &tensor);
+
 } // namespace flashvsr::cuda

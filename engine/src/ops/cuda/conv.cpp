@@ -36,19 +36,24 @@ const void *data_or_null(const at::Tensor &tensor) {
 at::Tensor cudnn(const at::Tensor &x, const ConvWeights &weights, bool relu, const at::Tensor &residual) {
     const int64_t padding = weights.weight.size(2) / 2;
     const std::array<int64_t, 2> stride = {1, 1}, pad = {padding, padding}, dilation = {1, 1};
-    // Fused where there is something to fuse and tensor cores to do it.
+    const std::optional<at::Tensor> bias =
+        weights.bias.defined() ? std::optional(weights.bias) : std::nullopt;
+    at::Tensor y;
+    // Fused where there is something to fuse, and tensor cores to do it.
     if (relu && x.scalar_type() != at::kFloat) {
-        const std::optional<at::Tensor> bias =
-            weights.bias.defined() ? std::optional(weights.bias) : std::nullopt;
-        return residual.defined()
-                   ? at::cudnn_convolution_add_relu(x, weights.weight, residual, std::nullopt, bias, stride,
-                                                    pad, dilation, 1)
-                   : at::cudnn_convolution_relu(x, weights.weight, bias, stride, pad, dilation, 1);
+        y = residual.defined()
+                ? at::cudnn_convolution_add_relu(x, weights.weight, residual, std::nullopt, bias, stride, pad,
+                                                 dilation, 1)
+                : at::cudnn_convolution_relu(x, weights.weight, bias, stride, pad, dilation, 1);
+    } else {
+        y = at::conv2d(x, weights.weight, bias, stride, pad);
+        if (residual.defined())
+            y.add_(residual);
+        if (relu)
+            y.relu_();
     }
-    at::Tensor y = at::conv2d(x, weights.weight, weights.bias, stride, pad);
-    if (residual.defined())
-        y.add_(residual);
-    return relu ? y.relu_() : y;
+    mark_written(y);
+    return y;
 }
 
 /// A convolution by 2x2 windows in fp32 as a matrix product: cuDNN's kernel for them has more than twice the

@@ -162,6 +162,7 @@ void multiply(const Rows &x, const LinearWeights &weights, const at::Tensor &y, 
                          &description.x, &beta, y.data_ptr(), &description.y, y.data_ptr(), &description.y,
                          &algorithm, at::cuda::getCUDABlasLtWorkspace(), workspace, current_stream()),
           "a matrix product");
+    mark_written(y);
 }
 
 } // namespace
