@@ -12,7 +12,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <fstream>
 #include <map>
 #include <mutex>
 #include <string>
@@ -74,19 +73,6 @@ c10::impl::VirtualGuardImpl backend(const at::Device &device) {
 }
 
 } // namespace
-
-DeviceMemory host_memory() {
-    DeviceMemory memory;
-    std::ifstream file("/proc/meminfo");
-    std::string name, unit;
-    for (int64_t value = 0; file >> name >> value && std::getline(file, unit);) {
-        if (name == "MemTotal:")
-            memory.total = value << 10;
-        else if (name == "MemAvailable:")
-            memory.free = value << 10;
-    }
-    return memory;
-}
 
 DeviceMemory memory_of(const at::Device &device) {
     return device.is_cpu() ? host_memory() : cuda::device_memory(device.index());

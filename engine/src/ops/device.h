@@ -25,7 +25,7 @@ struct DeviceMemory {
 /// Asked for a device's memory; tests put their own in place of the device's.
 using MemoryProvider = std::function<DeviceMemory()>;
 
-/// The machine's memory that programs can still have, as the system counts it.
+/// The machine's memory that this process can still have, as the system counts it.
 DeviceMemory host_memory();
 
 /// The device's memory; what LibTorch's allocator holds in reserve counts as free.
