@@ -55,6 +55,31 @@ through() {
         -i "testsrc2=size=$2:rate=25:duration=$3" -vf "flashvsr=model=$model:$4" -f null -
 }
 
+# watch NAME SIZE SECONDS OPTIONS: the same, and once a second the memory of the first GPU and of ffmpeg.
+watch() {
+    through "$@" &
+    local through=$! process
+    while kill -0 "$through" 2>/dev/null; do
+        process=$(pgrep --newest --full "duration=$3 -vf flashvsr=model=$model:$4") &&
+            printf '%s %s\n' "$(nvidia-smi --id=0 --query-gpu=memory.used --format=csv,noheader,nounits)" \
+                "$(awk '/RssAnon|RssShmem/ { kib += $2 } END { print int(kib / 1024) }' "/proc/$process/status" 2>/dev/null)"
+        sleep 1
+    done >"$logs/samples"
+    wait "$through" || failed=1
+    # Weights are mapped until they are on the GPU, which is the time before it has most of what it will have.
+    sort --numeric-sort "$logs/samples" | awk '
+        NF == 2 { gpu[NR] = $1; most = $1; own[NR] = $2 }
+        END {
+            for (i in gpu) if (gpu[i] > 0.9 * most) {
+                if (!n++ || gpu[i] < least_gpu) least_gpu = gpu[i]
+                if (n == 1 || own[i] < least) least = own[i]
+                if (own[i] > greatest) greatest = own[i]
+            }
+            printf "  under way, %d samples: %d to %d MiB of the GPU, %d to %d MiB of ffmpeg, mapped files left out\n",
+                n, least_gpu, most, least, greatest
+        }'
+}
+
 # sums NAME FILTERS OPTIONS [SOURCE]: MD5 sums of the frames that the filters leave, of 120 unless SOURCE says otherwise.
 sums() {
     run "$1" ' frames in | at work|maxrss' \
@@ -87,18 +112,7 @@ measure_whole() {
 measure_ffmpeg() {
     through "ffmpeg, 1408x768, 1200 frames" 352x192 48 device=cuda
     bench "flashvsr_bench beside it" --output 1408x768 --frames 1200 --runs 1
-    # MiB on the GPU and MiB of this process without mapped files, once a second.
-    through "ffmpeg, 2000 frames" 352x192 80 device=cuda &
-    local ffmpeg=$! process
-    while kill -0 "$ffmpeg" 2>/dev/null; do
-        process=$(pgrep --newest --full "duration=80 -vf flashvsr=model=$model:device=cuda") &&
-            printf '%s %s\n' "$(nvidia-smi --id=0 --query-gpu=memory.used --format=csv,noheader,nounits)" \
-                "$(awk '/RssAnon|RssShmem/ { kib += $2 } END { print int(kib / 1024) }' "/proc/$process/status" 2>/dev/null)"
-        sleep 1
-    done >"$logs/samples"
-    wait "$ffmpeg" || failed=1
-    echo "  MiB of the GPU and of the process, how often:"
-    uniq --count "$logs/samples" | sed 's/^/  /'
+    watch "ffmpeg, 2000 frames" 352x192 80 device=cuda
 }
 
 measure_kernels() {
@@ -145,7 +159,7 @@ measure_pair() {
     # The first on a machine fills the cache of files.
     through "ffmpeg, one GPU, 1200 frames, the first time" 352x192 48 device=0
     through "ffmpeg, one GPU, 1200 frames" 352x192 48 device=0
-    through "ffmpeg, two GPUs, 4800 frames" 352x192 192 multi_gpu=1
+    watch "ffmpeg, two GPUs, 4800 frames" 352x192 192 multi_gpu=1
     bench "one GPU, 1200 frames" --device cuda:0 --output 1408x768 --frames 1200 --runs 1
     bench "two GPUs, 2400 frames" --device 'cuda:0|cuda:1' --multi-gpu frames --output 1408x768 --frames 2400 --runs 1
     bench "two GPUs, one fails at its step 20, 600 frames" --device 'cuda:0|cuda:1' --multi-gpu frames \
