@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include <latch>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -115,9 +116,15 @@ TEST_F(SeveralGpus, WhereOneFailsHalfWayTheOtherMakesTheSameFrames) {
             PipelineOptions options = this->options(mode);
             const auto expected = run(options, devices());
             warnings_.clear();
-            options.before_step = [broken](size_t worker, int64_t step) {
-                if (worker == broken && step == 5)
+            std::latch failing(1);
+            options.before_step = [&](size_t worker, int64_t step) {
+                if (worker == broken && step == 5) {
+                    failing.count_down();
                     fail(EIO, "injected");
+                }
+                // Or the other might take segments so soon that too few are left to fail in.
+                if (worker != broken && mode == MultiGpu::frames)
+                    failing.wait();
             };
             expect_equal(run(options, devices()), expected);
             EXPECT_EQ(warnings_.size(), 1U);
