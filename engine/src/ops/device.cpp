@@ -2,6 +2,7 @@
 #include "ops/device.h"
 
 #include "error.h"
+#include "ops/host_memory.h"
 #ifdef FLASHVSR_CUDA
 #include "ops/cuda/device.h"
 #include "ops/cuda/surface.h"
@@ -73,6 +74,10 @@ c10::impl::VirtualGuardImpl backend(const at::Device &device) {
 }
 
 } // namespace
+
+DeviceMemory host_memory() {
+    return host_memory_by({});
+}
 
 DeviceMemory memory_of(const at::Device &device) {
     return device.is_cpu() ? host_memory() : cuda::device_memory(device.index());

@@ -64,8 +64,4 @@ DeviceMemory host_memory_by(const MemoryFiles &files) {
     return memory;
 }
 
-DeviceMemory host_memory() {
-    return host_memory_by({});
-}
-
 } // namespace flashvsr

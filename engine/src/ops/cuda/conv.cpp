@@ -33,8 +33,8 @@ const void *data_or_null(const at::Tensor &tensor) {
     return tensor.defined() ? tensor.const_data_ptr() : nullptr;
 }
 
-at::Tensor cudnn(const at::Tensor &x, const ConvWeights &weights, bool relu, const at::Tensor &residual) {
-    const int64_t padding = weights.weight.size(2) / 2;
+at::Tensor cudnn(const at::Tensor &x, const ConvWeights &weights, bool relu, const at::Tensor &residual,
+                 int64_t padding) {
     const std::array<int64_t, 2> stride = {1, 1}, pad = {padding, padding}, dilation = {1, 1};
     const std::optional<at::Tensor> bias =
         weights.bias.defined() ? std::optional(weights.bias) : std::nullopt;
@@ -54,6 +54,11 @@ at::Tensor cudnn(const at::Tensor &x, const ConvWeights &weights, bool relu, con
     }
     mark_written(y);
     return y;
+}
+
+/// Of as many pixels as x has.
+at::Tensor cudnn(const at::Tensor &x, const ConvWeights &weights, bool relu, const at::Tensor &residual) {
+    return cudnn(x, weights, relu, residual, weights.weight.size(2) / 2);
 }
 
 /// A convolution by 2x2 windows in fp32 as a matrix product: cuDNN's kernel for them has more than twice the
@@ -94,7 +99,7 @@ at::Tensor conv2d_of_bordered(const at::Tensor &x, const ConvWeights &weights) {
     // With these many channels cuDNN is as fast or, where a picture does not end with a tile, faster; but for
     // some sizes its heuristics name a kernel that is three times as slow.
     if (height % tile != 0 || width % tile != 0 || !conv_hopper_pays(args))
-        return at::conv2d(pixels, weights.weight, weights.bias).contiguous(layout);
+        return cudnn(pixels, weights, false, {}, 0).contiguous(layout);
     at::Tensor out =
         at::empty({x.size(0), weights.weight.size(0), height, width}, x.options().memory_format(layout));
     args.out = out.mutable_data_ptr();
