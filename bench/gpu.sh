@@ -27,6 +27,7 @@ shift 2
 logs=$(mktemp --directory)
 trap 'rm -rf "$logs"' EXIT
 failed=0
+ffmpeg=("$bin/ffmpeg" -hide_banner -nostats -nostdin -benchmark -v verbose -f lavfi)
 
 # run NAME PATTERN COMMAND...: print the lines that match, or how the command failed.
 run() {
@@ -51,8 +52,7 @@ bench() { # NAME OPTION...
 # through NAME SIZE SECONDS OPTIONS: pictures of 25 frames/s through the filter.
 through() {
     run "$1" ' frames in | at work|usable|wait in host memory|^bench: ' \
-        "$bin/ffmpeg" -hide_banner -nostats -nostdin -benchmark -v verbose -f lavfi \
-        -i "testsrc2=size=$2:rate=25:duration=$3" -vf "flashvsr=model=$model:$4" -f null -
+        "${ffmpeg[@]}" -i "testsrc2=size=$2:rate=25:duration=$3" -vf "flashvsr=model=$model:$4" -f null -
 }
 
 # watch NAME SIZE SECONDS OPTIONS: the same, and once a second the memory of the first GPU and of ffmpeg.
@@ -83,9 +83,8 @@ watch() {
 # sums NAME FILTERS OPTIONS [SOURCE]: MD5 sums of the frames that the filters leave, of 120 unless SOURCE says otherwise.
 sums() {
     run "$1" ' frames in | at work|maxrss' \
-        "$bin/ffmpeg" -hide_banner -nostats -nostdin -benchmark -v verbose -f lavfi \
-        -i "testsrc2=size=${4:-480x270:rate=25:duration=4.8}" -vf "$2format=gbrp,flashvsr=model=$model:tiled=1:$3" \
-        -f framemd5 -y "$logs/$1.md5"
+        "${ffmpeg[@]}" -i "testsrc2=size=${4:-480x270:rate=25:duration=4.8}" \
+        -vf "$2format=gbrp,flashvsr=model=$model:tiled=1:$3" -f framemd5 -y "$logs/$1.md5"
 }
 
 # The sums of a run, the last frame's first.
